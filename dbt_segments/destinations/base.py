@@ -1,0 +1,294 @@
+"""What a destination is: declarations first, then flows.
+
+A flow is a generator: it yields a `Call`, receives the `Reply`, and returns a value. It opens no socket, reads no
+clock and keeps no state, so a test plays it with plain values; `send.play` plays it over HTTP with authentication,
+pace and retries. An error of the destination is thrown into the flow at the `yield`, so that "create, on conflict
+update" reads as it sounds.
+"""
+
+from __future__ import annotations
+
+import builtins
+import enum
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from dbt_segments.errors import DestinationError
+
+if TYPE_CHECKING:
+    from dbt_segments.destinations.auth import Auth
+    from dbt_segments.identifiers.rules import Rule
+
+T = TypeVar("T")
+
+
+class Op(enum.Enum):
+    """What can be asked of an audience."""
+
+    ADD = "add"
+    REMOVE = "remove"
+    REPLACE = "replace"
+
+
+class Support(enum.Enum):
+    """Whether an operation is there, and if not, whose lack it is."""
+
+    FULL = "full"
+    VENDOR_LACKS = "the platform has no such call"
+    NOT_YET = "not implemented here yet"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may hold and how fast requests may follow each other.
+
+    members         rows in one request
+    body_bytes      size of the whole body; None: not documented
+    requests_per_s  per account; None: not documented
+    concurrency     requests in flight per audience; 1 keeps batches in order
+    """
+
+    members: int
+    body_bytes: int | None = None
+    requests_per_s: float | None = None
+    concurrency: int = 2
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request, before authentication.
+
+    path         below the connection's base URL, or an absolute URL that an earlier reply named
+    form         sent form-encoded; `body` is sent as it is (JSON text, UTF-8); never both
+    safe         may be repeated without harm when its fate is unknown
+    timeout_s    None: the connection's own
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    body: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    safe: bool = True
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole HTTP answer; `json` is None where the body is empty or is no JSON (`Destination.fault` decides)."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = field(default=None, repr=False)
+    empty: bool = False
+
+
+Flow = Generator[Call, Reply, T]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a reply that is no success means: the error to raise, and whether and when to try again.
+
+    retry    the same call may succeed in this run
+    wait_s   what the platform asks for; None: back off blindly
+    max_tries  bound of its own: tries in all, so 2 is one more; None: the sender's
+    renew    a fresh token may help: refresh once, then it is final
+    """
+
+    error: DestinationError
+    retry: bool = False
+    wait_s: float | None = None
+    max_tries: int | None = None
+    renew: bool = False
+
+
+@dataclass(frozen=True)
+class Audience:
+    """The list inside a destination. `mark` is what its description says of us; empty: not ours, or no such field."""
+
+    id: str
+    name: str = ""
+    mark: str = ""
+    account: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One request's members, already encoded.
+
+    op       what to do with them
+    rows     one JSON value per member, joined by commas; never Python objects
+    count    how many rows
+    number   counts from 1 within the run and operation; `last` is true on the final one
+    total    rows of this operation in this run
+    id       the same for the same members in the same generation: idempotency key, session id
+    fields   the columns of a positional row that are in use, in row order
+    """
+
+    op: Op
+    rows: str = field(repr=False)
+    count: int
+    number: int
+    last: bool
+    total: int
+    id: str
+    session: int
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch: every member is in exactly one of accepted, refused, submitted.
+
+    refused        row index within the batch -> the platform's reason code; the rest is accepted
+    unattributed   refusals that the platform counts without naming rows
+    job            handle of an accepted job that has not finished: all members are submitted
+    done           False: the job (see `Destination.poll`) still runs
+    """
+
+    refused: Mapping[int, str] = field(default_factory=dict)
+    unattributed: int = 0
+    job: str | None = None
+    done: bool = True
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a platform says of an audience; None where it says nothing (yet)."""
+
+    lower: int | None = None
+    upper: int | None = None
+    status: str = ""
+
+
+class ConnectionSettings(BaseModel):
+    """Settings common to every HTTP destination; each type adds its own in the vendor's words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    base_url: str | None = None
+    token_url: str | None = None
+    api_version: str | None = None
+    timeout_s: float = Field(default=60.0, gt=0, le=600)
+    max_concurrency: int | None = Field(default=None, ge=1, le=32)
+    requests_per_s: float | None = Field(default=None, gt=0)
+    allow_private: bool = False
+
+
+class Row(enum.Enum):
+    """How SQL writes one member.
+
+    POSITIONAL  a JSON array in the order of `Destination.identifiers`; absent cells are ""
+    KEYED       a JSON object, absent identifiers left out
+    SINGLE      one match unit a row: {"type": <field>, "value": ...}; a batch holds one type only
+    """
+
+    POSITIONAL = "positional"
+    KEYED = "keyed"
+    SINGLE = "single"
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """One identifier that a destination takes: its name there, and the rule that makes the text that is sent."""
+
+    field: str
+    rule: Rule
+
+
+class Destination:
+    """Base of all destinations; one instance serves one connection. It holds settings, never state.
+
+    units     match units: tuples of identifier names that match alone (one name) or only together (several).
+              Names that are in no unit travel with a member but never stand alone.
+    forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
+              removal's only one. Members are asserted again before `retention_days`.
+    """
+
+    type: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    title: ClassVar[str] = ""
+    base_url: ClassVar[str]
+    version: ClassVar[str] = ""
+    settings_model: ClassVar[builtins.type[ConnectionSettings]]
+    identifiers: ClassVar[Mapping[str, Accepts]]
+    units: ClassVar[Sequence[tuple[str, ...]]]
+    row: ClassVar[Row]
+    limits: ClassVar[Limits]
+    operations: ClassVar[Mapping[Op, Support]]
+    one_click: ClassVar[bool] = False
+    has_mark: ClassVar[bool] = True
+    unsafe_to_repeat: ClassVar[bool] = False
+    forgets_after_days: ClassVar[Mapping[str, int]] = {}
+    retention_days: ClassVar[int | None] = None
+    session_s: ClassVar[float | None] = None
+    minimum_size: ClassVar[int | None] = None
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    # -- the connection ---------------------------------------------------------------------------------------
+
+    def root(self) -> str:
+        """Base URL with the API version, no trailing slash."""
+        raise NotImplementedError
+
+    def auth(self) -> Auth:
+        """How calls are authenticated."""
+        raise NotImplementedError
+
+    def account(self) -> str:
+        """The account that rate limits and audience ids belong to; never a secret."""
+        raise NotImplementedError
+
+    def held(self) -> str | None:
+        """A reason to hold every sync of this connection, with the remedy (terms not accepted); None: go."""
+        return None
+
+    def pace(self, reply: Reply) -> float | None:
+        """Seconds to wait before the next call to this account, read from a reply's headers; None: none asked."""
+        return None
+
+    def fault(self, call: Call, reply: Reply) -> Fault | None:
+        """Classify a reply; None means success. The only judge of what an HTTP answer means."""
+        raise NotImplementedError
+
+    # -- flows ------------------------------------------------------------------------------------------------
+
+    def find(self, mark: str, name: str) -> Flow[list[Audience]]:
+        """Every audience that carries `mark`, or the name, ours or not; the caller decides."""
+        raise NotImplementedError
+
+    def get(self, audience_id: str) -> Flow[Audience]:
+        """One audience; raises GoneError where it is not there."""
+        raise NotImplementedError
+
+    def create(self, name: str, mark: str) -> Flow[Audience]:
+        """Make an audience of the recommended type, with our mark in its description."""
+        raise NotImplementedError
+
+    def adopt(self, audience: Audience, mark: str) -> Flow[Audience]:
+        """Write our mark into an existing audience's description."""
+        raise NotImplementedError
+
+    def push(self, audience: Audience, batch: Batch) -> Flow[Outcome]:
+        """Add, remove or replace one batch."""
+        raise NotImplementedError
+
+    def poll(self, audience: Audience, job: str) -> Flow[Outcome]:
+        """The outcome of a submitted job; `done=False` while it runs. Asynchronous destinations only."""
+        raise NotImplementedError
+
+    def size(self, audience: Audience) -> Flow[Size]:
+        """What the platform says of the audience's size."""
+        raise NotImplementedError
+
+
+def secret(value: SecretStr | None) -> str:
+    """The text of a secret, or an empty text."""
+    return value.get_secret_value() if value is not None else ""
