@@ -1,0 +1,113 @@
+"""Checks that need more than one model: names that must be unique, columns, audiences with two syncs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from dbt_segments.connections import Connections
+from dbt_segments.errors import Problem
+from dbt_segments.nodes import Declared
+from dbt_segments.spelling import suggest
+from dbt_segments.syncs import Placed
+from dbt_segments.values import Entity, Segment
+
+T = TypeVar("T")
+Known = Mapping[str, tuple[str, ...]]
+
+
+def check_unique(
+    entities: Sequence[tuple[Entity, Declared]], segments: Sequence[tuple[Segment, Declared]]
+) -> Iterator[Problem]:
+    """Each entity and each segment has a name of its own, and no segment claims a living model's old name."""
+    for (entity, declared), (_, first) in _repeats(entities, lambda pair: pair[0].name):
+        message = f"entity `{entity.name}` is also declared by `{first.model.name}`"
+        yield declared.problem("entity.name", message, "is the block inherited from a folder or a source?")
+    for (segment, declared), (_, first) in _repeats(segments, lambda pair: pair[0].name):
+        message = f"segment `{segment.name}` is also declared by `{first.model.name}`"
+        yield declared.problem("segment.name", message, "give each its own name")
+    living = {segment.model.name for segment, _ in segments}
+    for segment, declared in segments:
+        for old in segment.renamed_from:
+            if old in living:
+                message = f"`{old}` is still a segment of its own"
+                yield declared.problem("segment.renamed_from", message, "remove one of the two")
+
+
+def check_audiences(placed: Sequence[Placed], connections: Connections) -> Iterator[Problem]:
+    """Each sync has its own id, and each audience one sync, across connections to one account too."""
+    for item, first in _repeats(placed, lambda item: item.sync.id):
+        message = f"sync id `{item.sync.id}` is also that of {_where(first)}"
+        yield item.problem(message, "give one of them an `id` of its own")
+    accounts = {item.sync.connection.name: _account(item, connections) for item in placed}
+
+    def audience(item: Placed) -> Hashable:
+        sync = item.sync
+        named = ("id", sync.audience_id) if sync.audience_id else ("name", sync.audience_name)
+        return accounts[sync.connection.name], sync.object, named
+
+    for item, first in _repeats(placed, audience):
+        if item.sync.id != first.sync.id:
+            message = f"{_where(first)} sends to the same audience; an audience has one sync"
+            yield item.problem(message, "give one of them another `audience_name` or `audience_id`")
+
+
+def check_connections(connections: Connections, used: Iterable[str]) -> Iterator[Problem]:
+    """Mistakes of the file and of the connections in use; of the others, only a type that does not exist."""
+    used = set(used)
+    for name, problems in connections.problems.items():
+        yield from (problem for problem in problems if not name or name in used or problem.key == "type")
+
+
+def check_entity_columns(entity: Entity, declared: Declared, known: Known) -> Iterator[Problem]:
+    """The columns that an entity names exist, where every column of the model is known."""
+    block = declared.meta.entity
+    assert block is not None, "only called with entities"
+    own = known.get(entity.model.unique_id)
+    wanted = {"key": block.key}
+    for name, item in block.identifiers.items():
+        wanted[f"identifiers.{name}.column"] = item.column
+        if item.country:
+            wanted[f"identifiers.{name}.country"] = item.country
+    wanted |= {f"consent.{channel}": column for channel, column in block.consent.items()}
+    wanted |= {f"related.{name}.on": item.on for name, item in block.related.items()}
+    for key, column in wanted.items():
+        yield from _check_column(column, own, declared, f"entity.{key}", entity.model.name)
+    for related in entity.related:
+        theirs = known.get(related.model.unique_id)
+        key = f"entity.related.{related.name}.key"
+        yield from _check_column(related.key, theirs, declared, key, related.model.name)
+
+
+def check_segment_columns(segment: Segment, declared: Declared, known: Known) -> Iterator[Problem]:
+    """The segment's model yields its entity's key, where every column of the model is known."""
+    own = known.get(segment.model.unique_id)
+    yield from _check_column(segment.entity.key, own, declared, "segment.entity", segment.model.name)
+
+
+def _check_column(
+    column: str, known: Collection[str] | None, declared: Declared, key: str, model: str
+) -> Iterator[Problem]:
+    # Warehouses fold the case of names, each in its own way, so case is not this check's business.
+    if known is not None and column.lower() not in {name.lower() for name in known}:
+        hint = suggest(column, known) + "; if the catalog is old, run `dbt docs generate`"
+        yield declared.problem(key, f"`{model}` has no column `{column}`", hint)
+
+
+def _account(item: Placed, connections: Connections) -> Hashable:
+    """What tells audiences apart: type and account, so that two names for one account count as one."""
+    connection = item.sync.connection
+    return connection.type, connections.types[connection.name](connection.settings).account()
+
+
+def _where(item: Placed) -> str:
+    return f"`{item.declared.model.name}` {item.key}"
+
+
+def _repeats(items: Iterable[T], key: Callable[[T], Hashable]) -> Iterator[tuple[T, T]]:
+    """Each item whose key was seen before, with the first one of that key."""
+    seen: dict[Hashable, T] = {}
+    for item in items:
+        first = seen.setdefault(key(item), item)
+        if first is not item:
+            yield item, first
