@@ -1,0 +1,231 @@
+"""Finding, making and checking the audience of a sync (invariants 2, 6 and 12).
+
+An audience that we made carries our mark in its description: `dbt-segments:<state id>:<sync id>:<nonce>`. The intention
+to make one is committed with its nonce before the first call, so that a run which died in between finds it again
+instead of making a second one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dbt_segments.destinations.base import Audience, Destination, Flow
+from dbt_segments.errors import DestinationError, GoneError
+from dbt_segments.state.locks import Lock
+from dbt_segments.state.store import Store, in_list
+from dbt_segments.values import Sync
+from dbt_segments.warehouse import Session, Warehouse
+
+T = TypeVar("T")
+PREFIX = "dbt-segments:"
+
+
+class AudienceHeldError(DestinationError):
+    """The audience is not certainly ours, so nothing is sent to it; `code` is short and stable."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the state knows of a sync's audience."""
+
+    audience: Audience
+    account: str
+
+
+def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
+    """The audience that this sync, under its id or a former one, made or adopted."""
+    for sync_id in (sync.id, *sync.former_ids):
+        rows = session.rows(
+            f"select audience_id, name, mark, account from {store.table('audiences')} "
+            f"where sync_id = ? and event in ('created', 'adopted') order by recorded_at desc, token desc limit 1",
+            [sync_id],
+        )
+        if rows:
+            found = Audience(rows[0][0], rows[0][1] or "", rows[0][2] or "", rows[0][3] or "")
+            return Recorded(found, found.account)
+    return None
+
+
+def mark_of(state_id: str, sync_id: str, nonce: str) -> str:
+    """The mark of one audience."""
+    return f"{PREFIX}{state_id}:{sync_id}:{nonce}"
+
+
+class Resolver:
+    """Finds the audience of one sync; network and state in turn, never at the same time."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        store: Store,
+        lock: Lock,
+        destination: Destination,
+        play: Callable[[Flow[Audience | list[Audience]]], Audience | list[Audience]],
+        lock_timeout_s: float,
+    ) -> None:
+        self._warehouse = warehouse
+        self._store = store
+        self._lock = lock
+        self._destination = destination
+        self._play = play
+        self._lock_timeout_s = lock_timeout_s
+
+    def resolve(self, sync: Sync) -> Audience:
+        """The audience to send to, made if there is none.
+
+        Raises AudienceHeldError where it is not certain that it is ours, GoneError where it has vanished.
+        """
+        with self._session() as session:
+            known = recorded(session, self._store, sync)
+            self._refuse_second_sync(session, sync, known)
+            intended = self._intended(session, sync)
+        account = self._destination.account()
+        if known is not None:
+            if known.account and known.account != account:
+                raise AudienceHeldError(
+                    f"{sync.id}: its audience is in account {known.account}, the connection now names {account}",
+                    code="account_changed",
+                    hint="restore the account, or give the sync a new `id:`",
+                )
+            return self._check(sync, known.audience)
+        if sync.audience_id is not None:
+            return self._adopt(sync, self._one(self._destination.get(sync.audience_id)))
+        return self._find(sync, intended) or self._create(sync, intended)
+
+    def _session(self):  # type: ignore[no-untyped-def]
+        return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)
+
+    def _check(self, sync: Sync, known: Audience) -> Audience:
+        """The recorded audience as it is now; its mark must still be ours."""
+        now = self._one(self._destination.get(known.id))
+        if self._destination.has_mark and known.mark and now.mark != known.mark:
+            if not now.mark:
+                return self._one(self._destination.adopt(now, known.mark))
+            raise AudienceHeldError(
+                f"{sync.id}: audience {known.id} carries the mark of another state or sync",
+                code="foreign_mark",
+                hint="another project or state manages it; give this sync a new `id:` or stop the other",
+            )
+        return Audience(known.id, known.name or now.name, known.mark, known.account)
+
+    def _find(self, sync: Sync, intended: tuple[str, str] | None) -> Audience | None:
+        """An audience that an earlier, interrupted run of this sync made; holds on one that is somebody else's."""
+        found = self._many(self._destination.find(PREFIX, sync.audience_name))
+        ours = [a for a in found if self._is_ours(a, sync)]
+        if ours:
+            audience = min(ours, key=lambda a: (len(a.id), a.id))
+            self._record(sync, audience, "created", audience.mark)
+            return audience
+        others = [a for a in found if a.name == sync.audience_name]
+        if intended is not None and not self._destination.has_mark and len(others) == 1:
+            self._record(sync, others[0], "created", "")
+            return others[0]
+        foreign = [a for a in others if a.mark]
+        if foreign:
+            raise AudienceHeldError(
+                f"{sync.id}: audience {foreign[0].id} of that name carries the mark of another state",
+                code="foreign_mark",
+                hint="was the state lost? Restore it, or write `audience_id:` to adopt the audience without its history",
+            )
+        if others:
+            raise AudienceHeldError(
+                f"{sync.id}: account {self._destination.account()} already has an audience of that name ({others[0].id})",
+                code="name_taken",
+                hint=f"to use it, write `audience_id: {others[0].id}`; or choose another `audience_name:`",
+            )
+        return None
+
+    def _is_ours(self, audience: Audience, sync: Sync) -> bool:
+        names = (sync.id, *sync.former_ids)
+        return any(audience.mark.startswith(mark_of(self._store.state_id, name, "")) for name in names)
+
+    def _create(self, sync: Sync, intended: tuple[str, str] | None) -> Audience:
+        """Make it, the intention first. An answer that never came is mended by the next run, which finds the mark."""
+        name, mark = intended or (
+            sync.audience_name,
+            mark_of(self._store.state_id, sync.id, secrets.token_hex(4)),
+        )
+        if intended is None:
+            self._record(sync, Audience("", name), "intended", mark)
+        made = self._one(self._destination.create(name, mark))
+        audience = Audience(made.id, name, mark, self._destination.account())
+        self._record(sync, audience, "created", mark)
+        return audience
+
+    def _adopt(self, sync: Sync, audience: Audience) -> Audience:
+        """Take over an audience that the user named; one with another state's mark is left alone."""
+        if audience.mark and not self._is_ours(audience, sync):
+            raise AudienceHeldError(
+                f"{sync.id}: audience {audience.id} carries the mark of another state or sync",
+                code="foreign_mark",
+                hint="remove the mark from its description at the platform to take it over",
+            )
+        mark = audience.mark or mark_of(self._store.state_id, sync.id, secrets.token_hex(4))
+        if self._destination.has_mark and not audience.mark:
+            self._one(self._destination.adopt(audience, mark))
+        self._record(sync, audience, "adopted", mark)
+        return Audience(audience.id, audience.name, mark, self._destination.account())
+
+    def _intended(self, session: Session, sync: Sync) -> tuple[str, str] | None:
+        rows = session.rows(
+            f"select name, mark from {self._store.table('audiences')} where sync_id = ? and event = 'intended' "
+            f"order by recorded_at desc limit 1",
+            [sync.id],
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def _refuse_second_sync(self, session: Session, sync: Sync, known: Recorded | None) -> None:
+        """One audience has one sync, at run time too."""
+        audience_id = known.audience.id if known else sync.audience_id
+        if audience_id is None:
+            return
+        mine = in_list((sync.id, *sync.former_ids))
+        other = session.value(
+            f"select min(sync_id) from {self._store.table('audiences')} where audience_id = ? and connection = ? "
+            f"and account = ? and event in ('created', 'adopted') and sync_id not in {mine}",
+            [audience_id, sync.connection.name, self._destination.account()],
+        )
+        if other:
+            raise AudienceHeldError(
+                f"{sync.id}: audience {audience_id} already belongs to {other}",
+                code="audience_taken",
+                hint="one audience has one sync; two would remove each other's members",
+            )
+
+    def _record(self, sync: Sync, audience: Audience, event: str, mark: str) -> None:
+        row = {
+            "id": secrets.token_hex(8),
+            "sync_id": sync.id,
+            "connection": sync.connection.name,
+            "account": self._destination.account(),
+            "audience_id": audience.id or None,
+            "name": audience.name or sync.audience_name,
+            "mark": mark,
+            "event": event,
+            "token": self._lock.token,
+        }
+        with self._session() as session, session.transaction():
+            self._lock.fence(session)
+            self._store.log(session, "audiences", [row])
+
+    def _one(self, flow: Flow[Audience]) -> Audience:
+        found = self._play(flow)  # type: ignore[arg-type]
+        assert isinstance(found, Audience)
+        return found
+
+    def _many(self, flow: Flow[list[Audience]]) -> list[Audience]:
+        found = self._play(flow)  # type: ignore[arg-type]
+        assert isinstance(found, list)
+        return found
+
+
+def gone(error: GoneError, sync: Sync) -> GoneError:
+    """The same error with what to do next; a vanished audience is never made again silently."""
+    return GoneError(
+        f"{sync.id}: the audience no longer exists, or these credentials cannot see it",
+        code=error.code,
+        hint="restore it at the platform, or give the sync a new `id:` to make another one with everybody in it",
+    )

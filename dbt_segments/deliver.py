@@ -1,0 +1,277 @@
+"""Delivery: the plan is written ahead, sent batch by batch, and every outcome is recorded before the next wave.
+
+Nothing is sent before the state says, committed, that it may have been sent: the batches of a wave are logged as
+`sending`, then sent, then logged with their outcome in the same breath as the next wave's `sending`. On DuckDB the
+file is closed in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from dbt_segments.destinations.base import Audience, Batch, Destination, Op
+from dbt_segments.encode import Encoding
+from dbt_segments.errors import (
+    DestinationError,
+    LockedError,
+    RefusedError,
+    SnapshotError,
+    UnknownError,
+    WarehouseError,
+)
+from dbt_segments.send import Sender, Sent, send_batches
+from dbt_segments.state import pending as pendings
+from dbt_segments.state.locks import Lock
+from dbt_segments.state.store import Pointer, Store
+from dbt_segments.warehouse import Session, Warehouse
+
+# Batches a wave: at most so many are in doubt after a crash, and the state is written once for all of them.
+WAVE = 16
+_OPS = {"remove": Op.REMOVE, "assert": Op.ADD, "after": Op.ADD, "replace": Op.REPLACE}
+
+
+@dataclass
+class Delivery:
+    """What became of a plan's batches.
+
+    fates         batch -> accepted, submitted, rejected, unknown; absent: never sent
+    refused       rows that the destination refused singly
+    unattributed  refusals that it counted without naming rows
+    error         the first error, if any
+    """
+
+    fates: dict[int, str] = field(default_factory=dict)
+    refused: int = 0
+    unattributed: int = 0
+    error: DestinationError | None = None
+
+    def note(self, batch: int, sent: Sent) -> str:
+        """Take one batch in; returns the state to log. `unsent` is a refusal: surely nothing was applied."""
+        state = "rejected" if sent.fate == "unsent" else sent.fate
+        self.fates[batch] = state
+        self.refused += len(sent.refused)
+        self.unattributed += sent.outcome.unattributed if sent.outcome else 0
+        if sent.error is not None and self.error is None:
+            self.error = sent.error
+        return state
+
+
+def write_ahead(
+    session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock, seq: int
+) -> Pointer:
+    """Commit the plan as a generation: rows, units, and which batches there are."""
+    rows = bench.execute("select batch, min(stage) from plan where batch is not null group by batch").fetchall()
+    names = {
+        role: store.name(kind, owner, lock.token, seq) for role, kind in (("pending", "pending"), ("units", "pending_units"))
+    }
+    with session.transaction():
+        lock.fence(session)
+        session.store(
+            store.table(names["pending"]),
+            bench,
+            f"select {', '.join(pendings.PENDING)} from plan",
+            pendings.PENDING,
+        )
+        session.store(
+            store.table(names["units"]),
+            bench,
+            f"select {', '.join(pendings.PENDING_UNITS)} from plan_units",
+            pendings.PENDING_UNITS,
+        )
+        detail = {"tables": names, "batches": {str(batch): stage for batch, stage in rows}}
+        return store.point(session, owner, pendings.KIND, lock.token, seq, detail)
+
+
+class Courier:
+    """Sends one generation to one audience."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        store: Store,
+        bench: duckdb.DuckDBPyConnection,
+        coding: Encoding,
+        lock: Lock,
+        sender: Sender,
+        *,
+        run_id: str,
+        sync_id: str,
+        lock_timeout_s: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._warehouse = warehouse
+        self._store = store
+        self._bench = bench
+        self._coding = coding
+        self._lock = lock
+        self._sender = sender
+        self._run_id = run_id
+        self._sync_id = sync_id
+        self._lock_timeout_s = lock_timeout_s
+        self._tell = tell
+
+    def deliver(self, generation: Pointer, audience: Audience) -> Delivery:
+        """Send every batch in order of its stage; what follows a removal waits until all removals have ended.
+
+        Raises SnapshotError when outcomes could not be recorded: they count as unknown until the next run.
+        """
+        delivery = Delivery()
+        stages: dict[str, list[int]] = {}
+        for number, stage in generation.detail["batches"].items():
+            stages.setdefault(stage, []).append(int(number))
+        for stage in ("replace", "remove", "assert", "after"):
+            batches = sorted(stages.get(stage, ()))
+            if stage == "after" and not self._may_follow(stages.get("remove", ()), delivery):
+                self._tell(f"{len(batches)} batches wait until removals have ended")
+                continue
+            if delivery.error is not None and _ends_run(delivery.error):
+                continue
+            self._send_stage(generation, audience, stage, batches, delivery)
+        return delivery
+
+    def _may_follow(self, removals: Sequence[int], delivery: Delivery) -> bool:
+        return all(delivery.fates.get(batch) in ("accepted", "rejected") for batch in removals)
+
+    def _send_stage(
+        self, generation: Pointer, audience: Audience, stage: str, batches: list[int], delivery: Delivery
+    ) -> None:
+        done: list[tuple[Batch, Sent, int]] = []
+        size = len(batches) if stage == "replace" else WAVE
+        for start in range(0, len(batches), size or 1):
+            wave = batches[start : start + size]
+            if delivery.error is not None and _ends_run(delivery.error):
+                break
+            self._record(generation, stage, done, wave, delivery)
+            done = []
+            for batch, sent in send_batches(
+                self._sender,
+                self._destination,
+                audience,
+                self._batches(generation, stage, wave, batches),
+                concurrency=self._concurrency(),
+            ):
+                number = batches[batch.number - 1]
+                delivery.note(number, sent)
+                done.append((batch, sent, number))
+            self._tell(f"{stage}: {min(start + size, len(batches))} of {len(batches)} requests")
+        self._record(generation, stage, done, [], delivery)
+
+    @property
+    def _destination(self) -> Destination:
+        return self._coding.destination
+
+    def _concurrency(self) -> int:
+        asked = self._destination.settings.max_concurrency
+        return min(asked or self._destination.limits.concurrency, 32)
+
+    def _batches(self, generation: Pointer, stage: str, wave: list[int], batches: list[int]) -> Iterator[Batch]:
+        first, last = batches[0], batches[-1]
+        total = int(self._one("select count(*) from plan where batch between ? and ?", [first, last]))
+        session = int.from_bytes(hashlib.sha256(f"{generation.id}{stage}".encode()).digest()[:8], "big") >> 1 or 1
+        for number in wave:
+            rows, count = self._row(
+                "select string_agg(payload, ',' order by seq), count(*) from plan where batch = ?", [number]
+            )
+            yield Batch(
+                op=_OPS[stage],
+                rows=rows,
+                count=count,
+                number=batches.index(number) + 1,
+                last=number == last,
+                total=total,
+                id=f"{generation.id}-{number}",
+                session=session,
+                fields=self._coding.identifiers,
+            )
+
+    def _record(
+        self,
+        generation: Pointer,
+        stage: str,
+        done: list[tuple[Batch, Sent, int]],
+        wave: list[int],
+        delivery: Delivery,
+    ) -> None:
+        """Log what ended and what is about to be sent, in one transaction."""
+        if not done and not wave:
+            return
+        events = [self._event(generation, stage, number, batch, sent, delivery) for batch, sent, number in done]
+        events += [self._event(generation, stage, number, None, None, delivery) for number in wave]
+        rejects = [row for batch, sent, number in done for row in self._rejects(generation, number, sent)]
+        try:
+            with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session, session.transaction():
+                self._lock.fence(session)
+                self._store.log(session, "rejects", rejects)
+                self._store.log(session, "sync_batches", events)
+        except (WarehouseError, LockedError) as error:
+            raise SnapshotError(
+                f"{self._sync_id}: requests were sent but their outcome could not be recorded: {error.message}",
+                hint="run it again: what is in doubt is sent or removed again",
+            ) from None
+
+    def _event(
+        self,
+        generation: Pointer,
+        stage: str,
+        number: int,
+        batch: Batch | None,
+        sent: Sent | None,
+        delivery: Delivery,
+    ) -> dict[str, Any]:
+        outcome = sent.outcome if sent else None
+        reason = sent.error.code or type(sent.error).__name__ if sent and sent.error else None
+        return {
+            "id": secrets.token_hex(8),
+            "run_id": self._run_id,
+            "sync_id": self._sync_id,
+            "generation": generation.id,
+            "batch": number,
+            "phase": stage,
+            "state": delivery.fates[number] if sent else "sending",
+            "job": outcome.job if outcome else None,
+            "members": batch.count if batch else None,
+            "refused": len(sent.refused) if sent else None,
+            "unattributed": outcome.unattributed if outcome else None,
+            "reason": reason,
+            "token": self._lock.token,
+        }
+
+    def _rejects(self, generation: Pointer, number: int, sent: Sent) -> Iterator[dict[str, Any]]:
+        if not sent.refused or sent.fate != "accepted":
+            return
+        first = int(self._one("select min(seq) from plan where batch = ?", [number]))
+        reasons: Mapping[int, str] = {first + index: code for index, code in sent.refused.items()}
+        self._bench.execute("insert into refused_rows select unnest(?)", [list(reasons)])
+        rows = self._bench.execute(
+            "select seq, key from plan where list_contains(?, seq)", [list(reasons)]
+        ).fetchall()
+        for seq, key in rows:
+            yield {
+                "id": secrets.token_hex(8),
+                "run_id": self._run_id,
+                "sync_id": self._sync_id,
+                "generation": generation.id,
+                "row_seq": seq,
+                "key": key,
+                "reason": reasons[seq],
+                "class": "data",
+            }
+
+    def _row(self, sql: str, parameters: list[Any]) -> tuple[Any, ...]:
+        row = self._bench.execute(sql, parameters).fetchone()
+        assert row is not None
+        return tuple(row)
+
+    def _one(self, sql: str, parameters: list[Any]) -> Any:
+        return self._row(sql, parameters)[0]
+
+
+def _ends_run(error: DestinationError) -> bool:
+    """Whether no further request of this run makes sense; refusals and silences of single batches do not say so."""
+    return not isinstance(error, (RefusedError, UnknownError))

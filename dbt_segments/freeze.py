@@ -1,0 +1,331 @@
+"""Freezing: a segment model -> an immutable table of its members, as they are now, with all that may be sent of them.
+
+The frozen set is unfiltered; who may not be sent is frozen beside it (`Refusals`), per entity and consent channel.
+Every column is text, cast the same way in every session, so that hashes and comparisons mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import duckdb
+
+from dbt_segments.errors import ConfigError, WarehouseError
+from dbt_segments.state.store import Pointer, Store
+from dbt_segments.values import Entity, Model, Segment, Sync
+from dbt_segments.warehouse import TEXT, Session, quote
+
+KIND = "frozen"
+
+
+class HeldError(ConfigError):
+    """The data cannot be frozen as they are; the segment's syncs are held. `code` is short and stable."""
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A segment's members at one time.
+
+    table    quoted name; columns `key` and one per source in `sources`, all text
+    rejects  reason -> rows that are no members: null_key, unknown_key, conflicting
+    """
+
+    table: str
+    name: str
+    sources: tuple[str, ...]
+    members: int
+    rejects: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Who must not be sent, for one entity and channel.
+
+    table  quoted name; columns `key`, `class` (suppressed, refused, unknown) and the sources, all text.
+           `unknown` is consent that is null: not sent either, but its removals count as losses.
+    """
+
+    table: str
+    name: str
+
+
+def sources(syncs: Iterable[Sync]) -> tuple[str, ...]:
+    """Every column that these syncs read, sorted: `column` of the segment or entity, or `relation.column`."""
+    found: set[str] = set()
+    for sync in syncs:
+        for identifier in sync.identifiers:
+            found.update(name for name in (identifier.column, identifier.country) if name)
+        found.update(mapped.source for mapped in sync.mapped if mapped.source)
+    return tuple(sorted(found))
+
+
+def freeze(
+    session: Session,
+    store: Store,
+    bench: duckdb.DuckDBPyConnection,
+    segment: Segment,
+    wanted: tuple[str, ...],
+    state_session: Session,
+) -> Frozen:
+    """Write a segment's members into a table of the state; it counts only once `commit_frozen` points to it.
+
+    Raises HeldError where keys are not unique, columns are missing or a relation is not many-to-one.
+    """
+    entity = segment.entity
+    shape = _Shape.read(session, segment, wanted)
+    _check_unique(session, entity, shape)
+    name = _fresh(store, KIND, segment.model.unique_id)
+    query = shape.members_sql(session)
+    types = {"key": TEXT, **{source: TEXT for source in wanted}}
+    _materialize(session, state_session, store, bench, name, query, types)
+    members = int(state_session.value(f"select count(*) from {store.table(name)}") or 0)
+    return Frozen(store.table(name), name, wanted, members, _rejects(session, shape))
+
+
+def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Frozen) -> None:
+    """Make this the segment's last good set, and collect the ones before it."""
+    owner = segment.model.unique_id
+    before = store.pointers(session, owner, KIND)
+    token = before[-1].token + 1 if before else 1
+    detail = {
+        "tables": {"frozen": frozen.name},
+        "sources": list(frozen.sources),
+        "members": frozen.members,
+        "rejects": dict(frozen.rejects),
+    }
+    with session.transaction():
+        store.point(session, owner, KIND, token, 1, detail)
+
+
+def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None:
+    """The newest committed set of a segment, under this model's id or one it had before."""
+    owners = [segment.model.unique_id]
+    stem = segment.model.unique_id.rsplit(".", 1)[0]
+    owners += [f"{stem}.{old}" for old in segment.renamed_from]
+    for owner in owners:
+        pointer: Pointer | None = store.head(session, owner, KIND)
+        if pointer is not None:
+            name = pointer.tables["frozen"]
+            detail = pointer.detail
+            return Frozen(
+                store.table(name), name, tuple(detail["sources"]), int(detail["members"]), dict(detail["rejects"])
+            )
+    return None
+
+
+def freeze_refusals(
+    session: Session,
+    store: Store,
+    bench: duckdb.DuckDBPyConnection,
+    entity: Entity,
+    suppress: tuple[Model, ...],
+    channel: str,
+    wanted: tuple[str, ...],
+    state_session: Session,
+) -> Refusals | None:
+    """Everybody whom this entity's consent and suppression models exclude now; None where it has neither."""
+    parts = [_suppressed_sql(session, model, entity.key) for model in (*entity.suppress, *suppress)]
+    columns = session.columns(entity.model.relation)
+    key = session.text(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
+    consent = entity.consent.get(channel)
+    if consent is not None:
+        if consent not in columns:
+            raise HeldError("consent_missing", f"{entity.model.relation} has no consent column {consent}")
+        said = f"lower({session.text(f'e.{quote(consent)}', columns[consent])})"
+        parts.append(
+            f"select {key} as key, case when {said} in ('false', 'f', '0', 'no', 'n') then 2 else 3 end as rank "
+            f"from {entity.model.relation} e where {said} is null or {said} not in ('true', 't', '1', 'yes', 'y')"
+        )
+    if not parts:
+        return None
+    known = [source for source in wanted if source in columns]
+    selected = [f"cast({session.text(f'e.{quote(s)}', columns[s])} as {TEXT}) as {quote(s)}" for s in known]
+    selected += [f"cast(null as {TEXT}) as {quote(s)}" for s in wanted if s not in columns]
+    query = (
+        f"select cast(x.key as {TEXT}) as key, "
+        f"case min(x.rank) when 1 then 'suppressed' when 2 then 'refused' else 'unknown' end as class "
+        f"from ({' union all '.join(parts)}) x where x.key is not null group by x.key"
+    )
+    query = (
+        f"select x.key, x.class{''.join(', ' + column for column in selected)} from ({query}) x "
+        f"left join {entity.model.relation} e on {key} = x.key"
+    )
+    name = _fresh(store, "refusals", f"{entity.name}.{channel}")
+    _materialize(
+        session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **{s: TEXT for s in wanted}}
+    )
+    return Refusals(store.table(name), name)
+
+
+def _fresh(store: Store, kind: str, owner: str) -> str:
+    """A name with the time in it, so that what dead runs left can be told from what live ones use."""
+    return f"{store.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}"
+
+
+def _suppressed_sql(session: Session, model: Model, key: str) -> str:
+    columns = session.columns(model.relation)
+    column = key if key in columns else next(iter(columns))
+    return f"select {session.text(quote(column), columns[column])} as key, 1 as rank from {model.relation}"
+
+
+def _materialize(
+    session: Session,
+    state_session: Session,
+    store: Store,
+    bench: duckdb.DuckDBPyConnection,
+    name: str,
+    query: str,
+    types: Mapping[str, str],
+) -> None:
+    """Create a state table from a query, across warehouses where the state lies in another one."""
+    if session is state_session:
+        session.execute(f"create table {store.table(name)} as {query}")
+        return
+    passing = f"passing_{secrets.token_hex(4)}"
+    session.fetch(query, bench, passing, types)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: bench.execute(f"drop table {passing}"))
+        state_session.store(store.table(name), bench, f"select * from {passing}", types)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Where each source of a segment comes from: the segment itself first, then the entity, then a relation."""
+
+    segment: Segment
+    wanted: tuple[str, ...]
+    segment_columns: Mapping[str, str]
+    entity_columns: Mapping[str, str]
+    related_columns: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def read(cls, session: Session, segment: Segment, wanted: tuple[str, ...]) -> _Shape:
+        entity = segment.entity
+        related = {r.name: session.columns(r.model.relation) for r in entity.related}
+        shape = cls(
+            segment, wanted, _columns(session, segment.model), _columns(session, entity.model), related
+        )
+        for columns, model in ((shape.segment_columns, segment.model), (shape.entity_columns, entity.model)):
+            if entity.key not in columns:
+                raise HeldError("key_missing", f"{model.name}: no column {entity.key}, the key of {entity.name}")
+        for source in wanted:
+            if shape.origin(source) is None:
+                raise HeldError(
+                    "column_missing",
+                    f"{segment.model.name}: neither it nor {entity.model.name} has a column {source}",
+                )
+        return shape
+
+    def origin(self, source: str) -> tuple[str, str, str] | None:
+        """(alias, column, type) of a source; None where nobody has it."""
+        if source in self.segment_columns and source != self.segment.entity.key:
+            return "s", source, TEXT
+        if source in self.entity_columns:
+            return "e", source, self.entity_columns[source]
+        relation, _, column = source.partition(".")
+        kind = self.related_columns.get(relation, {}).get(column)
+        return (f"r_{relation}", column, kind) if kind else None
+
+    def overrides(self) -> list[str]:
+        found = ((source, self.origin(source)) for source in self.wanted)
+        return [source for source, origin in found if origin and origin[0] == "s"]
+
+    def rows_sql(self, session: Session) -> str:
+        """The segment's distinct rows: key and the columns that it yields itself."""
+        key = session.text(quote(self.segment.entity.key), self.segment_columns[self.segment.entity.key])
+        own = "".join(
+            f", {session.text(quote(column), self.segment_columns[column])} as {quote(column)}"
+            for column in self.overrides()
+        )
+        return f"select distinct {key} as key{own} from {self.segment.model.relation}"
+
+    def entity_key(self, session: Session) -> str:
+        return session.text(f"e.{quote(self.segment.entity.key)}", self.entity_columns[self.segment.entity.key])
+
+    def members_sql(self, session: Session) -> str:
+        """Each key once, with everything that may be sent."""
+        entity = self.segment.entity
+        columns = []
+        joins = []
+        for source in self.wanted:
+            origin = self.origin(source)
+            assert origin is not None
+            alias, column, kind = origin
+            expression = f"{quote(alias)}.{quote(column)}"
+            expression = expression if alias == "s" else session.text(expression, kind)
+            columns.append(f", cast({expression} as {TEXT}) as {quote(source)}")
+        for relation in entity.related:
+            if any(source.startswith(f"{relation.name}.") for source in self.wanted):
+                alias = quote(f"r_{relation.name}")
+                joins.append(
+                    f"left join {relation.model.relation} {alias} on {alias}.{quote(relation.key)} = e.{quote(relation.on)}"
+                )
+        return (
+            f"with s_rows as ({self.rows_sql(session)}), "
+            f"s_keys as (select key from s_rows where key is not null group by key having count(*) = 1) "
+            f"select cast(s.key as {TEXT}) as key{''.join(columns)} from s_rows s "
+            f"join s_keys k on k.key = s.key "
+            f"join {entity.model.relation} e on {self.entity_key(session)} = s.key " + " ".join(joins)
+        )
+
+
+def _columns(session: Session, model: Model) -> dict[str, str]:
+    try:
+        return session.columns(model.relation)
+    except WarehouseError:
+        raise HeldError(
+            "not_built", f"{model.name}: {model.relation} cannot be read", hint=f"dbt build --select {model.name}"
+        ) from None
+
+
+def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
+    doubles = session.value(
+        f"select count(*) from (select {shape.entity_key(session)} as key from {entity.model.relation} e "
+        f"where e.{quote(entity.key)} is not null group by 1 having count(*) > 1) d"
+    )
+    if doubles:
+        raise HeldError(
+            "entity_keys_not_unique",
+            f"{entity.model.name}: {doubles} keys occur more than once in {entity.key}",
+            hint="an entity has one row per key; add a unique test to it",
+        )
+    for relation in entity.related:
+        if not any(source.startswith(f"{relation.name}.") for source in shape.wanted):
+            continue
+        doubles = session.value(
+            f"select count(*) from (select {quote(relation.key)} from {relation.model.relation} "
+            f"where {quote(relation.key)} is not null group by 1 having count(*) > 1) d"
+        )
+        if doubles:
+            raise HeldError(
+                "relation_not_many_to_one",
+                f"{entity.model.name}: relation {relation.name} finds several rows for {doubles} keys",
+                hint=f"{relation.model.name}.{relation.key} must be unique",
+            )
+
+
+def _rejects(session: Session, shape: _Shape) -> dict[str, int]:
+    """Rows of the segment that are no members, by reason; keys are counted once."""
+    entity = shape.segment.entity
+    nulls = session.value(
+        f"select count(*) from {shape.segment.model.relation} where {quote(entity.key)} is null"
+    )
+    unknown, conflicting = session.rows(
+        f"with s_rows as ({shape.rows_sql(session)}), "
+        f"s_keys as (select key, count(*) as n from s_rows where key is not null group by key) "
+        f"select sum(case when e.{quote(entity.key)} is null then 1 else 0 end), "
+        f"sum(case when e.{quote(entity.key)} is not null and k.n > 1 then 1 else 0 end) "
+        f"from s_keys k left join {entity.model.relation} e on {shape.entity_key(session)} = k.key"
+    )[0]
+    found = {"null_key": nulls, "unknown_key": unknown, "conflicting": conflicting}
+    return {reason: int(count) for reason, count in found.items() if count}

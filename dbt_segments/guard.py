@@ -1,0 +1,29 @@
+"""What holds a sync before anything is sent: thresholds on what it would remove or change (invariant 9).
+
+What dbt says of the models (not built, tests failed, stale) is judged in `builds`. Explicit refusals never count here:
+they go out even while a sync is held (invariant 13).
+"""
+
+from __future__ import annotations
+
+from dbt_segments.tally import Forecast
+from dbt_segments.values import Hold
+
+
+def thresholds(found: Forecast, hold: Hold) -> str | None:
+    """Why this plan must wait for a release, or None. Both limits must be passed: a share and a number."""
+    if found.base == 0:
+        return None
+    if found.losing > hold.remove_members and found.losing > hold.remove_fraction * found.base:
+        cause = f"; likely cause: {', '.join(found.causes)}" if found.causes else ""
+        return (
+            f"too_many_removals: {found.losing:,} of {found.base:,} members would leave "
+            f"(allowed {hold.remove_fraction:.0%}){cause}"
+        )
+    if found.changing > hold.change_members and found.changing > hold.change_fraction * found.base:
+        cause = f"; likely cause: {', '.join(found.causes)}" if found.causes else ""
+        return (
+            f"too_many_changes: {found.changing:,} of {found.base:,} members would change "
+            f"(allowed {hold.change_fraction:.0%}){cause}"
+        )
+    return None

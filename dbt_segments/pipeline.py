@@ -1,0 +1,230 @@
+"""The one module that knows the order of the stages.
+
+    manifest -> registry -> plan -> freeze -> diff -> guard -> encode -> send -> record -> report
+
+`sync` runs every selected sync, each failure held alone; `plan` stops before anything is sent.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+
+from dbt_segments import cadence, record
+from dbt_segments import project as projects
+from dbt_segments.destinations import registry as destinations
+from dbt_segments.destinations.base import Destination
+from dbt_segments.errors import Problem, SegmentsError
+from dbt_segments.project import Project
+from dbt_segments.send import Sender
+from dbt_segments.settings import Options
+from dbt_segments.state import locks
+from dbt_segments.syncing import Frozens, SyncRun
+from dbt_segments.values import Registry, RunResult, Sync, SyncResult
+
+Progress = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    now             sync whether due or not
+    full            assert every member again
+    allow_removals  sync ids or segment names whose thresholds are released for this run
+    show_requests   how many masked requests a plan shows per sync
+    """
+
+    options: Options
+    now: bool = False
+    full: bool = False
+    lock_timeout_s: float = 300.0
+    allow_removals: tuple[str, ...] = ()
+    show_requests: int = 0
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a sync would do: the same rows with the counts that would be, and example requests by sync."""
+
+    run: RunResult
+    requests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def validate(request: Request) -> tuple[Registry, list[Problem]]:
+    """Every mistake of the project, without a warehouse."""
+    return projects.check(request.options)
+
+
+def sync(request: Request, progress: Progress) -> RunResult:
+    """Bring every selected and due audience up to date; the results are written to `target/` too."""
+    return _run(request, progress, sends=True)[0]
+
+
+def plan(request: Request, progress: Progress) -> PlanResult:
+    """What `sync` would do, sending nothing."""
+    run, requests = _run(request, progress, sends=False)
+    return PlanResult(run, requests)
+
+
+def status(request: Request) -> tuple[record.StatusRow, ...]:
+    """What the state knows of every selected sync."""
+    with projects.open_project(request.options, request.lock_timeout_s, lambda text: None) as project:
+        return record.status(project)
+
+
+def _run(
+    request: Request, progress: Progress, *, sends: bool
+) -> tuple[RunResult, dict[str, tuple[str, ...]]]:
+    started, clock = datetime.now(timezone.utc), time.monotonic()
+    run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    results: list[SyncResult] = []
+    requests: dict[str, tuple[str, ...]] = {}
+    bug: BaseException | None = None
+    with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
+        sending = sends and project.may_send
+        with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
+            for item in project.syncs:
+                began = time.monotonic()
+                try:
+                    one = _Turn(project, request, frozens, senders, run_id, sending, progress)
+                    result, shown = one.take(item)
+                except SegmentsError as error:
+                    result, shown = _failed(item, error), ()
+                except Exception as error:  # one bug must not keep the other audiences from being updated
+                    bug = error
+                    result, shown = _bug(item, error), ()
+                if sends and not project.may_send and result.status != "failed":
+                    result = replace(result, status="skipped", reason=_not_allowed(project), exit_code=0)
+                result = replace(result, elapsed_s=time.monotonic() - began)
+                results.append(result)
+                if shown:
+                    requests[item.id] = shown
+                if sending:
+                    record.write_run(project, result, run_id, request.lock_timeout_s, progress)
+        run = RunResult(run_id, started.isoformat(timespec="seconds"), time.monotonic() - clock, tuple(results))
+        if sends:
+            record.write_results(project.options.target_path, run)
+    if bug is not None:
+        raise bug
+    return run, requests
+
+
+class _Turn:
+    """One sync's turn in a run."""
+
+    def __init__(
+        self,
+        project: Project,
+        request: Request,
+        frozens: Frozens,
+        senders: _Senders,
+        run_id: str,
+        sending: bool,
+        progress: Progress,
+    ) -> None:
+        self._project = project
+        self._request = request
+        self._frozens = frozens
+        self._senders = senders
+        self._run_id = run_id
+        self._sending = sending
+        self._progress = progress
+
+    def take(self, item: Sync) -> tuple[SyncResult, tuple[str, ...]]:
+        """The sync's result, and masked example requests where a plan asked for them."""
+
+        def tell(text: str) -> None:
+            self._progress(item.id, text)
+
+        destination = destinations.get(item.connection.type)(item.connection.settings)
+        released = bool({item.id, item.segment.name} & set(self._request.allow_removals))
+        with ExitStack() as stack:
+            run = SyncRun(
+                self._project,
+                item,
+                destination,
+                self._frozens,
+                run_id=self._run_id,
+                lock_timeout_s=self._request.lock_timeout_s,
+                full=self._request.full,
+                released=released,
+                tell=tell,
+            )
+            if not self._sending:
+                return run.plan(show=self._request.show_requests)
+            sender, gate = self._senders.get(item, destination)
+            lock = stack.enter_context(
+                locks.hold(
+                    self._project.state,
+                    self._project.store,
+                    item.id,
+                    timeout_s=self._request.lock_timeout_s,
+                    longest_request_s=sender.longest_request_s,
+                    tell=tell,
+                )
+            )
+            gate.lock = lock
+            return run.sync(lock, sender, self._due), ()
+
+    def _due(self, item: Sync, last_success: datetime | None, now: datetime) -> bool:
+        forced = self._request.now or self._request.full
+        return forced or cadence.is_due(item.schedule, last_success, now, self._project.settings.timezone)
+
+
+class _Gate:
+    """Asks whichever lock is held now whether a request may start."""
+
+    lock: locks.Lock | None = None
+
+    def __call__(self, timeout_s: float) -> bool:
+        return self.lock is None or self.lock.may_start(timeout_s)
+
+
+class _Senders:
+    """One sender per connection, so that pace and tokens are shared by all its syncs."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._senders: dict[str, tuple[Sender, _Gate]] = {}
+
+    def __enter__(self) -> _Senders:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def get(self, item: Sync, destination: Destination) -> tuple[Sender, _Gate]:
+        name = item.connection.name
+        if name not in self._senders:
+            gate = _Gate()
+            self._senders[name] = (self._stack.enter_context(Sender(destination, may_start=gate)), gate)
+        return self._senders[name]
+
+
+def _failed(item: Sync, error: SegmentsError) -> SyncResult:
+    code = getattr(error, "code", "") or type(error).__name__
+    notes = (error.hint,) if error.hint else ()
+    return replace(
+        record.blank(item),
+        status="failed",
+        reason=f"{code}: {error.message}",
+        exit_code=error.exit_code,
+        notes=notes,
+    )
+
+
+def _bug(item: Sync, error: Exception) -> SyncResult:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    reason = f"bug: {type(error).__name__} in {where.name}, line {where.lineno}"
+    return replace(record.blank(item), status="failed", reason=reason, exit_code=2)
+
+
+def _not_allowed(project: Project) -> str:
+    allowed = ", ".join(project.settings.targets) or "none"
+    return f"target_not_allowed: dbt target {project.profile.target} may not send (vars.dbt_segments.targets: {allowed})"

@@ -1,0 +1,173 @@
+"""Opening a dbt project: its profile, settings, connections and registry, and the state beside it.
+
+Everything here ends in an error before the first sync, or in a `Project` that all syncs of the run share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbt_segments import builds
+from dbt_segments.connections import Connections, read_connections
+from dbt_segments.errors import ConfigError, Problem, SettingsError, StateError, WarehouseError
+from dbt_segments.manifest import load_registry
+from dbt_segments.select import select_syncs
+from dbt_segments.settings import Options, ProjectSettings, environment, find_destinations_file, read_project_settings
+from dbt_segments.state import locks
+from dbt_segments.state import schema as schemas
+from dbt_segments.state.store import Store
+from dbt_segments.values import Registry, Sync
+from dbt_segments.warehouse import Profile, Session, Warehouse, load_profile, quote
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a run needs to know of the project.
+
+    warehouse   where the models are
+    state       where the state is: the same one, unless the settings say otherwise
+    builds      node -> its newest build
+    freshness   source -> status of the last `dbt source freshness`
+    may_send    whether the dbt target is one that may send
+    """
+
+    options: Options
+    settings: ProjectSettings
+    profile: Profile
+    registry: Registry
+    warehouse: Warehouse
+    state: Warehouse
+    store: Store
+    syncs: tuple[Sync, ...]
+    builds: Mapping[str, builds.Build]
+    freshness: Mapping[str, str]
+
+    @property
+    def may_send(self) -> bool:
+        return self.profile.target in self.settings.targets
+
+    @property
+    def same(self) -> bool:
+        """Whether models and state lie in the same warehouse."""
+        return self.state is self.warehouse
+
+    @contextlib.contextmanager
+    def sessions(self, lock_timeout_s: float) -> Iterator[tuple[Session, Session]]:
+        """One session on the models and one on the state; the same one where they lie together."""
+        with self.state.session(lock_timeout_s=lock_timeout_s) as state:
+            if self.same:
+                yield state, state
+                return
+            with self.warehouse.session(lock_timeout_s=lock_timeout_s) as models:
+                yield models, state
+
+
+def read_configuration(options: Options) -> tuple[Profile, ProjectSettings, Connections]:
+    """Profile, settings and connections; no warehouse is touched. Raises SettingsError."""
+    profile = load_profile(options.project_dir, options.profiles_dir, options.target, options.vars)
+    settings = read_project_settings(profile.variables, options.vars)
+    env = environment()
+    path = find_destinations_file(options.profiles_dir, env, options.project_dir)
+    return profile, settings, read_connections(path, env)
+
+
+def check(options: Options) -> tuple[Registry, list[Problem]]:
+    """Every mistake of the project, without a warehouse."""
+    _, settings, connections = read_configuration(options)
+    return load_registry(options.target_path, settings, connections, with_catalog=True)
+
+
+@contextlib.contextmanager
+def open_project(options: Options, lock_timeout_s: float, tell: Callable[[str], None]) -> Iterator[Project]:
+    """The project, with its state made or checked; on DuckDB the run's lock is held until the block ends.
+
+    Raises ConfigError with every problem, StateError, LockedError, or WarehouseError with exit code 2 where there is
+    no connection at the start.
+    """
+    profile, settings, connections = read_configuration(options)
+    registry, problems = load_registry(options.target_path, settings, connections)
+    if problems:
+        raise ConfigError(problems=tuple(problems))
+    selection = select_syncs(registry, options.select, options.exclude)
+    if selection.unmatched:
+        raise ConfigError(f"nothing matches {', '.join(selection.unmatched)}", hint="dbt-segments status lists all syncs")
+    warehouse = Warehouse(profile, wait=tell)
+    state, state_profile = warehouse, profile
+    if settings.state is not None:
+        state_profile = load_profile(
+            options.project_dir, options.profiles_dir, settings.state.target, options.vars, settings.state.profile
+        )
+        state = Warehouse(state_profile, wait=tell)
+    if state_profile.kind == "duckdb" and state_profile.path is None:
+        raise SettingsError(
+            "the state cannot live in a DuckDB that is gone when dbt ends (:memory:) or lies elsewhere",
+            hint="use a file, or name a lasting warehouse in vars: {dbt_segments: {state: {profile: ...}}}",
+        )
+    schema = settings.state_schema or f"{state_profile.schema}_dbt_segments"
+    with contextlib.ExitStack() as stack:
+        if state_profile.path is not None:
+            _require_file(state_profile.path)
+            stack.enter_context(locks.file_lock(state_profile.path, lock_timeout_s, tell))
+        with _started(state, lock_timeout_s) as session:
+            known = schemas.exists(session, schema)
+            if settings.require_state and not known:
+                raise StateError(
+                    f"no state in schema {schema}, and vars.dbt_segments.require_state is true",
+                    hint="restore it from a backup, or set require_state to false for the very first run",
+                )
+            store = Store(schema, schemas.ensure(session, schema))
+        models_schema = settings.state_schema or f"{profile.schema}_dbt_segments"
+        with _started(warehouse, lock_timeout_s) as session:
+            built = _read_builds(session, models_schema, options.target_path, profile)
+        yield Project(
+            options=options,
+            settings=settings,
+            profile=profile,
+            registry=registry,
+            warehouse=warehouse,
+            state=state,
+            store=store,
+            syncs=selection.syncs,
+            builds=built,
+            freshness=builds.read_freshness(options.target_path / "sources.json"),
+        )
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise WarehouseErrorAtStart(f"there is no DuckDB file {path}", hint="run dbt build first")
+
+
+class WarehouseErrorAtStart(WarehouseError):
+    """No connection at the start: nothing ran."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def _started(warehouse: Warehouse, lock_timeout_s: float) -> Iterator[Session]:
+    """A session whose failure to connect counts as "did not start"."""
+    connected = False
+    try:
+        with warehouse.session(lock_timeout_s=lock_timeout_s) as session:
+            connected = True
+            yield session
+    except WarehouseError as error:
+        if connected:
+            raise
+        raise WarehouseErrorAtStart(error.message, hint=error.hint or "check the profile with dbt debug") from None
+
+
+def _read_builds(session: Session, schema: str, target_path: Path, profile: Profile) -> dict[str, builds.Build]:
+    """What the macro recorded in the warehouse of the models, and what run_results.json says."""
+    recorded: tuple[builds.Build, ...] = ()
+    if session.has_table(schema, "model_builds"):
+        relation = f"{quote(schema)}.{quote('model_builds')}"
+        recorded = builds.from_rows(session.rows(builds.latest_sql(relation)))
+    newest = builds.read_run_results(
+        target_path / "run_results.json", target=profile.target, default_target=profile.target
+    )
+    return builds.latest((*recorded, *newest))

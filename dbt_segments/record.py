@@ -1,0 +1,143 @@
+"""What a run leaves behind: one row per sync in `sync_runs`, and target/dbt_segments_results.json; and reading both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from dbt_segments import cadence, report
+from dbt_segments.audiences import recorded
+from dbt_segments.errors import SegmentsError
+from dbt_segments.project import Project
+from dbt_segments.state.ledger import counts, read_ledger
+from dbt_segments.state.pending import read_generations
+from dbt_segments.state.store import Store
+from dbt_segments.values import RunResult, Sync, SyncResult
+from dbt_segments.warehouse import Session
+
+RESULTS_FILE = "dbt_segments_results.json"
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """What the state knows of one sync; times are ISO text in UTC."""
+
+    sync_id: str
+    destination: str
+    audience_id: str | None
+    audience_name: str | None
+    members: int
+    pending: int
+    last_status: str | None
+    last_finished_at: str | None
+    next_due: str | None
+    notes: tuple[str, ...] = ()
+
+
+def blank(sync: Sync) -> SyncResult:
+    """A result that says nothing yet."""
+    return SyncResult(
+        sync_id=sync.id,
+        segment=sync.segment.name,
+        entity=sync.entity.name,
+        destination=sync.connection.name,
+        type=sync.connection.type,
+        status="noop",
+        audience_name=sync.audience_name,
+    )
+
+
+def write_run(
+    project: Project, result: SyncResult, run_id: str, lock_timeout_s: float, progress: Callable[[str, str], None]
+) -> None:
+    """Append the sync's row to `sync_runs`. A failure to write is told and changes no result: the batches are logged."""
+    row = {
+        "run_id": run_id,
+        "sync_id": result.sync_id,
+        "segment": result.segment,
+        "entity": result.entity,
+        "destination": result.destination,
+        "type": result.type,
+        "status": result.status,
+        "reason": result.reason[:1000],
+        "audience_id": result.audience_id,
+        "audience_name": result.audience_name,
+        **asdict(result.counts),
+        "requests": result.requests,
+        "retries": result.retries,
+        "bytes_sent": result.bytes_sent,
+        "exit_code": result.exit_code,
+        "started_at": _before(result.elapsed_s),
+    }
+    try:
+        with project.state.session(lock_timeout_s=lock_timeout_s) as session:
+            project.store.log(session, "sync_runs", [row], stamp="finished_at")
+    except SegmentsError as error:
+        progress(result.sync_id, f"warning: sync_runs could not be written: {error.message}")
+
+
+def _before(elapsed_s: float) -> datetime:
+    now = datetime.now(timezone.utc).timestamp() - elapsed_s
+    return datetime.fromtimestamp(now, timezone.utc).replace(tzinfo=None)
+
+
+def write_results(target_path: Path, run: RunResult) -> None:
+    """Write the results file at once, so that no reader sees half of it."""
+    target_path.mkdir(parents=True, exist_ok=True)
+    temporary = target_path / f".{RESULTS_FILE}.{os.getpid()}"
+    temporary.write_text(report.results_json(run) + "\n", encoding="utf-8")
+    temporary.replace(target_path / RESULTS_FILE)
+
+
+def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
+    """When the newest run that left nothing to do began; aware, UTC."""
+    names = ", ".join("?" for _ in (sync.id, *sync.former_ids))
+    found = session.value(
+        f"select max(started_at) from {store.table('sync_runs')} where sync_id in ({names}) "
+        f"and (status in ('success', 'noop') or (status = 'partial' and pending = 0))",
+        [sync.id, *sync.former_ids],
+    )
+    return found.replace(tzinfo=timezone.utc) if found is not None else None
+
+
+def status(project: Project) -> tuple[StatusRow, ...]:
+    """Every selected sync, as the state knows it."""
+    with project.state.session() as session:
+        now = session.value(f"select {session.now}").replace(tzinfo=timezone.utc)
+        return tuple(_status(session, project, sync, now) for sync in project.syncs)
+
+
+def _status(session: Session, project: Project, sync: Sync, now: datetime) -> StatusRow:
+    store = project.store
+    known = recorded(session, store, sync)
+    ledger = read_ledger(session, store, sync.id)
+    numbers = counts(session, ledger)
+    unfinished = read_generations(session, store, sync.id, ledger)
+    rows = session.rows(
+        f"select status, finished_at, reason from {store.table('sync_runs')} where sync_id = ? and status <> 'skipped' "
+        f"order by finished_at desc limit 1",
+        [sync.id],
+    )
+    due = cadence.next_due(sync.schedule, last_success(session, store, sync), now, project.settings.timezone)
+    notes = []
+    if any(generation.open_batches for generation in unfinished):
+        notes.append("a job of the destination is running")
+    elif unfinished:
+        notes.append("a run was interrupted; the next one mends it")
+    if rows and rows[0][2]:
+        notes.append(rows[0][2])
+    return StatusRow(
+        sync_id=sync.id,
+        destination=sync.connection.name,
+        audience_id=known.audience.id if known else None,
+        audience_name=known.audience.name if known else sync.audience_name,
+        members=numbers.get("present", 0),
+        pending=numbers.get("perhaps", 0),
+        last_status=rows[0][0] if rows else None,
+        last_finished_at=rows[0][1].replace(tzinfo=timezone.utc).isoformat(timespec="seconds") if rows else None,
+        next_due=due.isoformat(timespec="seconds") if due else None,
+        notes=tuple(notes),
+    )

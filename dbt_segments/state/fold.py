@@ -1,0 +1,292 @@
+"""Folding: outcomes of batches -> a new ledger, in one statement per table, committed by one pointer.
+
+The same fold ends a run, mends what a killed run left, and takes in jobs that finished later.
+
+    accepted            the units are there, or no longer there
+    sending, unknown    adds are perhaps there, removes are perhaps still there
+    rejected            nothing happened; a removal stays owed
+    planned             nothing happened, but what was removed before it must be asserted again
+    submitted           left open, until the job ends
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dbt_segments.state import ledger as ledgers
+from dbt_segments.state import pending as pendings
+from dbt_segments.state.ledger import Ledger, read_ledger
+from dbt_segments.state.pending import Generation
+from dbt_segments.state.store import Pointer, Store
+from dbt_segments.warehouse import Session, literal
+
+# A delta larger than this share of its base is merged into a new base.
+_MERGE_AT = 0.25
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Names of one fold: the generation's tables, the batches to fold, the tables to make."""
+
+    generation: Generation
+    batches: tuple[int, ...]
+    last: bool
+
+
+def fold(session: Session, store: Store, owner: str, token: int) -> Ledger:
+    """Take every finished batch of every open generation into the ledger; returns the newest ledger.
+
+    Runs under the audience's lock. Does nothing, and commits nothing, where there is nothing to fold.
+    """
+    ledger = read_ledger(session, store, owner)
+    for generation in pendings.read_generations(session, store, owner, ledger):
+        step = _step(generation)
+        if step.batches or step.last:
+            _apply(session, store, owner, token, ledger, step)
+            ledger = read_ledger(session, store, owner)
+    return ledger
+
+
+def _step(generation: Generation) -> _Step:
+    running = set(generation.open_batches)
+    batches = tuple(b for b in generation.phases if b not in generation.folded and b not in running)
+    return _Step(generation, batches, last=not running)
+
+
+def _apply(session: Session, store: Store, owner: str, token: int, ledger: Ledger, step: _Step) -> Pointer:
+    seq = _next_seq(ledger, token)
+    names = {role: store.name(role, owner, token, seq) for role in ("delta_members", "delta_units", "members", "units")}
+    scratch = {role: store.table(store.name(role, owner, token, seq)) for role in ("fate", "rows", "change")}
+    first = step.generation.folded == frozenset()
+    with session.transaction():
+        _fates(session, store, step, scratch, first)
+        session.execute(f"create table {scratch['change']} as {_changed_units(store, ledger, step, scratch['rows'])}")
+        _delta(session, store, ledger, scratch, names)
+        tables = _settle_tables(session, store, ledger, names)
+        for table in scratch.values():
+            session.execute(f"drop table {table}")
+        detail = _detail(ledger, step, tables)
+        pointer = store.point(
+            session, owner, ledgers.KIND, token, seq, detail, parent=ledger.pointer.id if ledger.pointer else ""
+        )
+    return pointer
+
+
+def _next_seq(ledger: Ledger, token: int) -> int:
+    same = ledger.pointer is not None and ledger.pointer.token == token
+    return ledger.pointer.seq + 1 if same and ledger.pointer else 1
+
+
+def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, str], first: bool) -> None:
+    """Table `rows`: the generation's rows that are folded now, each with its fate."""
+    states = step.generation.states
+    values = [(batch, states[batch].state if batch in states else "planned") for batch in step.batches]
+    session.execute(f"create table {scratch['fate']} (batch bigint, state varchar(20))")
+    for start in range(0, len(values), 500):
+        some = values[start : start + 500]
+        session.execute(
+            f"insert into {scratch['fate']} values " + ", ".join(f"({batch}, {literal(state)})" for batch, state in some)
+        )
+    whole = all(states[b].state == "accepted" for b in step.generation.phases if b in states) and all(
+        b in states for b in step.generation.phases
+    )
+    unsent = (
+        f"when p.batch is null and p.phase = 'leave' then {literal('accepted' if whole else 'rejected')} "
+        "when p.phase = 'owed' then 'planned' when p.batch is null then 'accepted'"
+    )
+    session.execute(
+        f"create table {scratch['rows']} as "
+        f"select p.seq, p.phase, p.key, p.wanted, p.row_hash, p.sent_hash, "
+        f"case {unsent} when r.row_seq is not null then 'rejected' else f.state end as fate, "
+        f"r.class as class "
+        f"from {store.table(step.generation.pointer.tables['pending'])} p "
+        f"left join {scratch['fate']} f on f.batch = p.batch "
+        f"left join (select row_seq, min(class) as class from {store.table('rejects')} "
+        f"where generation = {literal(step.generation.pointer.id)} and row_seq is not null group by row_seq) r "
+        f"on r.row_seq = p.seq "
+        f"where f.batch is not null" + (" or p.batch is null" if first else "")
+    )
+
+
+def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
+    """The units of every touched key after the fold; `owed` marks those that should be gone but are not yet."""
+    units = store.table(step.generation.pointer.tables["units"])
+    pending = store.table(step.generation.pointer.tables["pending"])
+    return f"""
+    with touched as (select distinct key from {rows}),
+    row_units as (
+        select r.key, r.phase, r.fate, u.kind, u.value from {rows} r join {units} u on u.seq = r.seq
+    ),
+    added as (
+        select distinct key, kind, value from row_units
+        where phase in ('assert', 'replace') and fate in ('accepted', 'sending', 'unknown')
+    ),
+    dropped as (
+        select distinct key, kind, value from row_units
+        where (phase in ('remove', 'leave') and fate = 'accepted') or phase = 'forgotten'
+    ),
+    covered as (
+        select distinct c.key, c.kind, c.value from row_units c
+        where c.phase = 'covered' and (
+            exists (
+                select 1 from ({ledger.units}) o where o.kind = c.kind and o.value = c.value and o.key <> c.key
+                and not exists (select 1 from {pending} q where q.key = o.key and not q.wanted)
+                and not exists (
+                    select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value
+                )
+            )
+            or exists (
+                select 1 from row_units a where a.kind = c.kind and a.value = c.value and a.key <> c.key
+                and a.phase in ('assert', 'replace') and a.fate = 'accepted'
+            )
+        )
+    ),
+    held as (
+        select key, kind, value from added
+        union
+        select o.key, o.kind, o.value from ({ledger.units}) o join touched t on t.key = o.key
+        where not exists (select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value)
+        and not exists (select 1 from covered d where d.key = o.key and d.kind = o.kind and d.value = o.value)
+    )
+    select h.key, h.kind, h.value, case when exists (
+        select 1 from row_units r where r.phase in ('remove', 'leave', 'covered')
+        and r.key = h.key and r.kind = h.kind and r.value = h.value
+    ) then 1 else 0 end as owed
+    from held h
+    """
+
+
+def _delta(
+    session: Session, store: Store, ledger: Ledger, scratch: Mapping[str, str], names: Mapping[str, str]
+) -> None:
+    """The new delta: what the old one says of untouched keys, and the touched keys as they are now."""
+    old = ledger.pointer.tables if ledger.pointer else {}
+    kept = f"not exists (select 1 from {scratch['rows']} r where r.key = d.key)"
+    members, units = ", ".join(ledgers.MEMBERS), ", ".join(ledgers.UNITS)
+    carried_members = carried_units = ""
+    if "delta_members" in old:
+        carried_members = f" union all select {members} from {store.table(old['delta_members'])} d where {kept}"
+        carried_units = f" union all select {units} from {store.table(old['delta_units'])} d where {kept}"
+    session.execute(
+        f"create table {store.table(names['delta_units'])} as "
+        f"select cast(key as varchar) as key, cast(kind as varchar) as kind, cast(value as varchar) as value "
+        f"from {scratch['change']}" + carried_units
+    )
+    session.execute(
+        f"create table {store.table(names['delta_members'])} as {_touched_members(session, ledger, scratch)}"
+        + carried_members
+    )
+
+
+def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str]) -> str:
+    """One row per touched key: status, hashes and time by what became of its rows. `owed`: a unit that is no longer
+    wanted is still on record, so the member must be looked at again."""
+    return f"""
+    select cast(n.key as varchar) as key,
+        cast(case when n.owed = 1 or n.outcome in ('perhaps', 'gone') then null else n.row_hash end as varchar) as row_hash,
+        cast(case when n.outcome = 'present' then n.sent_hash end as varchar) as sent_hash,
+        cast(n.outcome as varchar) as status,
+        cast(case when n.asserted = 1 and n.outcome = 'present' then {session.now} else n.asserted_at end as timestamp)
+            as asserted_at
+    from (
+        select g.*, o.asserted_at,
+            case
+                when g.wanted = 1 and g.asserts > 0 and g.asserts = g.accepted then 'present'
+                when g.wanted = 1 and g.asserts > 0 and g.refused > 0 and g.unsure = 0 and g.unsent = 0 then 'rejected'
+                when g.wanted = 1 and g.settled > 0 then coalesce(o.status, 'present')
+                when g.wanted = 1 and g.unusable > 0 and (u.units is null or u.units = 0) then 'unusable'
+                when coalesce(u.units, 0) > 0 then 'perhaps'
+                else 'gone'
+            end as outcome,
+            case when g.asserts > 0 and g.asserts = g.accepted then 1 else 0 end as asserted,
+            coalesce(u.owed, 0) as owed
+        from (
+            select key, max(case when wanted then 1 else 0 end) as wanted,
+                max(case when phase in ('assert', 'replace', 'settle', 'unusable') then row_hash end) as row_hash,
+                max(case when phase in ('assert', 'replace', 'settle') then sent_hash end) as sent_hash,
+                sum(case when phase in ('assert', 'replace') then 1 else 0 end) as asserts,
+                sum(case when phase in ('assert', 'replace') and fate = 'accepted' then 1 else 0 end) as accepted,
+                sum(case when phase in ('assert', 'replace') and fate = 'rejected' and class = 'data' then 1 else 0 end)
+                    as refused,
+                sum(case when phase in ('assert', 'replace') and fate in ('sending', 'unknown') then 1 else 0 end)
+                    as unsure,
+                sum(case when phase in ('assert', 'replace', 'owed') and (fate = 'planned'
+                    or (fate = 'rejected' and (class is null or class <> 'data'))) then 1 else 0 end) as unsent,
+                sum(case when phase = 'settle' then 1 else 0 end) as settled,
+                sum(case when phase = 'unusable' then 1 else 0 end) as unusable
+            from {scratch["rows"]} group by key
+        ) g
+        left join ({ledger.members}) o on o.key = g.key
+        left join (
+            select c.key, count(*) as units, max(c.owed) as owed from {scratch["change"]} c group by c.key
+        ) u on u.key = g.key
+    ) n
+    """
+
+
+def _settle_tables(
+    session: Session, store: Store, ledger: Ledger, names: Mapping[str, str]
+) -> dict[str, str]:
+    """Keep the base with the new delta, or merge both into a new base where the delta has grown large."""
+    old = ledger.pointer.tables if ledger.pointer else {}
+    delta_members, delta_units = store.table(names["delta_members"]), store.table(names["delta_units"])
+    delta = int(session.value(f"select count(*) from {delta_members}") or 0)
+    base = int(session.value(f"select count(*) from {store.table(old['members'])}") or 0) if "members" in old else 0
+    if base and delta <= base * _MERGE_AT:
+        return {
+            "members": old["members"],
+            "units": old["units"],
+            "delta_members": names["delta_members"],
+            "delta_units": names["delta_units"],
+        }
+    members, units = ", ".join(ledgers.MEMBERS), ", ".join(ledgers.UNITS)
+    new_members, new_units = store.table(names["members"]), store.table(names["units"])
+    carried = ""
+    carried_units = ""
+    if base:
+        fresh = f"where not exists (select 1 from {delta_members} d where d.key = b.key)"
+        carried = f" union all select {members} from {store.table(old['members'])} b {fresh}"
+        carried_units = f" union all select {units} from {store.table(old['units'])} b {fresh}"
+    session.execute(
+        f"create table {new_members} as select {members} from {delta_members} where status <> 'gone'" + carried
+    )
+    session.execute(f"create table {new_units} as select {units} from {delta_units}" + carried_units)
+    session.execute(f"drop table {delta_members}")
+    session.execute(f"drop table {delta_units}")
+    return {"members": names["members"], "units": names["units"]}
+
+
+def _detail(ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str, object]:
+    """What the new ledger accounts for: all generations up to `through`, save the unfolded batches of `open` ones."""
+    generation = step.generation.pointer
+    still_open = dict(ledger.open)
+    if step.last:
+        still_open.pop(generation.id, None)
+    else:
+        still_open[generation.id] = sorted({*still_open.get(generation.id, ()), *step.batches})
+    through = max(ledger.through, (generation.token, generation.seq))
+    return {"tables": dict(tables), "through": list(through), "open": still_open}
+
+
+def seal(session: Session, store: Store, owner: str, token: int) -> None:
+    """Close whatever an overtaken run may still write: its generations are from now on older than the ledger.
+
+    A run that takes a lock over folds first and seals then; rows that the overtaken run logs later are ignored.
+    """
+    ledger = fold(session, store, owner, token)
+    detail = {
+        "tables": dict(ledger.pointer.tables) if ledger.pointer else {},
+        "through": [token, 0],
+        "open": dict(ledger.open),
+    }
+    with session.transaction():
+        store.point(
+            session,
+            owner,
+            ledgers.KIND,
+            token,
+            _next_seq(ledger, token),
+            detail,
+            parent=ledger.pointer.id if ledger.pointer else "",
+        )

@@ -1,0 +1,97 @@
+"""The ledger of a sync: for every member what the destination may hold of us, and how sure we are.
+
+Two immutable tables and, on top of them, two more with what changed since (`delta`), so that a small change does not
+rewrite a large audience:
+
+    members  key, row_hash, sent_hash, status, asserted_at
+    units    key, kind, value: every match unit that may be at the destination under this key, as it was sent
+
+`row_hash` is of the row in the warehouse; null means "look again". `sent_hash` is of the encoded row. Units stay until
+their removal is acknowledged. What was sent is kept as it was sent, hashes for ad platforms: exact, private and
+independent of later rules, at some 70 bytes a unit.
+
+status   present   acknowledged
+         perhaps   sent or removed without an answer, or owed a removal: looked at in every run
+         rejected  refused by the destination with this row_hash; not sent again until row or rules change
+         unusable  has nothing to match on; looked at again when row or rules change
+         gone      only in a delta: the member has left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dbt_segments.state.store import Pointer, Store
+from dbt_segments.warehouse import Session
+
+KIND = "ledger"
+MEMBERS = {
+    "key": "varchar",
+    "row_hash": "varchar",
+    "sent_hash": "varchar",
+    "status": "varchar",
+    "asserted_at": "timestamp",
+}
+UNITS = {"key": "varchar", "kind": "varchar", "value": "varchar"}
+
+_NO_MEMBERS = (
+    "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as row_hash, cast(null as varchar(1)) as sent_hash, "
+    "cast(null as varchar(1)) as status, cast(null as timestamp) as asserted_at where 1 = 0"
+)
+_NO_UNITS = (
+    "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as kind, cast(null as varchar(1)) as value where 1 = 0"
+)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One committed ledger; `members` and `units` are SQL queries over its tables."""
+
+    pointer: Pointer | None
+    members: str
+    units: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever sent."""
+        return self.pointer is None or not self.pointer.tables
+
+    @property
+    def through(self) -> tuple[int, int]:
+        """(token, seq) of the newest generation that this ledger accounts for."""
+        token, seq = self.pointer.detail["through"] if self.pointer else (0, 0)
+        return int(token), int(seq)
+
+    @property
+    def open(self) -> Mapping[str, list[int]]:
+        """Older generations that still have running jobs -> their batches that are already folded."""
+        return dict(self.pointer.detail["open"]) if self.pointer else {}
+
+
+def read_ledger(session: Session, store: Store, owner: str) -> Ledger:
+    """The newest ledger of a sync, empty where there is none."""
+    pointer = store.head(session, owner, KIND)
+    if pointer is None or not pointer.tables:
+        return Ledger(pointer, _NO_MEMBERS, _NO_UNITS)
+    tables = {role: store.table(name) for role, name in pointer.tables.items()}
+    members, units = ", ".join(MEMBERS), ", ".join(UNITS)
+    if "delta_members" not in tables:
+        return Ledger(
+            pointer, f"select {members} from {tables['members']}", f"select {units} from {tables['units']}"
+        )
+    newer = f"not exists (select 1 from {tables['delta_members']} d where d.key = b.key)"
+    return Ledger(
+        pointer,
+        f"select {members} from {tables['members']} b where {newer} "
+        f"union all select {members} from {tables['delta_members']} where status <> 'gone'",
+        f"select {units} from {tables['units']} b where {newer} union all select {units} from {tables['delta_units']}",
+    )
+
+
+def counts(session: Session, ledger: Ledger) -> dict[str, int]:
+    """Members by status."""
+    if ledger.is_new:
+        return {}
+    rows = session.rows(f"select status, count(*) from ({ledger.members}) m group by status")
+    return {str(status): int(count) for status, count in rows}

@@ -1,0 +1,140 @@
+"""Counting a plan, and what became of it, in members: each member counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import duckdb
+
+from dbt_segments.diff import Standing
+from dbt_segments.values import Counts
+
+# A member with several rows counts under the strongest of their effects.
+_STRENGTH = (
+    "case effect when 'add' then 1 when 'change' then 2 when 'remove' then 3 when 'unusable' then 4 "
+    "when 'reassert' then 5 else 6 end"
+)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the plan would do, in members.
+
+    losing    acknowledged members who would lose their last match unit, explicit refusals aside
+    changing  acknowledged members who would be sent with other values
+    base      acknowledged members
+    causes    words for the likely causes of a large loss
+    """
+
+    counts: Counts
+    losing: int
+    changing: int
+    base: int
+    causes: tuple[str, ...] = ()
+
+
+def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
+    """Count the plan by what it means for members; each member counts once."""
+    effects = _by_effect(bench)
+    refused_losing = _one(
+        bench,
+        "select count(distinct p.key) from plan p join changes c on c.key = p.key "
+        "where p.effect = 'remove' and c.class in ('suppressed', 'refused')",
+    )
+    unusable_losing = _one(
+        bench,
+        "select count(*) from plan p join changes c on c.key = p.key "
+        "where p.phase = 'unusable' and c.old_status in ('present', 'perhaps')",
+    )
+    deferred = _one(bench, "select count(*) from deferred d join changes c on c.key = d.key where not c.sharer")
+    unchanged = standing.unchanged + _one(
+        bench, "select count(*) from plan where phase = 'settle' and row_hash is not null"
+    )
+    reasserted = effects.get("reassert", 0)
+    shared = _one(bench, "select count(*) from plan p join changes c on c.key = p.key where p.phase = 'assert' and c.sharer")
+    counts = Counts(
+        members=standing.members,
+        added=effects.get("add", 0),
+        changed=effects.get("change", 0),
+        removed=effects.get("remove", 0),
+        unchanged=unchanged + reasserted - shared,
+        rejected=standing.rejected,
+        unusable=standing.unusable + effects.get("unusable", 0),
+        refused=standing.refused,
+        pending=standing.running + deferred,
+    )
+    losing = effects.get("remove", 0) - refused_losing + unusable_losing
+    base = standing.acknowledged
+    return Forecast(counts, losing, effects.get("change", 0), base, _causes(bench, counts, losing, base))
+
+
+def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: Forecast) -> Counts:
+    """The forecast's counts with what really happened: only acknowledged members count as done.
+
+    Expects the workbench table `refused_rows` (seq) of rows that the destination refused singly.
+    """
+    bench.execute("create or replace table fate (batch bigint, state varchar)")
+    if fates:
+        bench.execute("insert into fate select unnest(?), unnest(?)", [list(fates), list(fates.values())])
+    rows = bench.execute(
+        f"""
+        with fated as (
+            select p.key, p.effect, case
+                when p.batch is null then 'accepted'
+                when r.seq is not null then 'refused'
+                else coalesce(f.state, 'planned') end as state
+            from plan p left join fate f on f.batch = p.batch left join refused_rows r on r.seq = p.seq
+        ),
+        member as (
+            select key, arg_min(effect, {_STRENGTH}) as effect,
+                bool_and(state = 'accepted') as done, bool_or(state = 'refused') as refused
+            from fated group by key
+        )
+        select effect, case when done then 'done' when refused then 'refused' else 'pending' end as state, count(*)
+        from member group by all
+        """
+    ).fetchall()
+    number = {(str(effect), str(state)): int(count) for effect, count_state, count in rows for state in [count_state]}
+    loud = ("add", "change", "remove", "reassert")
+    return replace(
+        found.counts,
+        added=number.get(("add", "done"), 0),
+        changed=number.get(("change", "done"), 0),
+        removed=number.get(("remove", "done"), 0),
+        rejected=found.counts.rejected + sum(number.get((effect, "refused"), 0) for effect in loud),
+        pending=found.counts.pending + sum(number.get((effect, "pending"), 0) for effect in loud),
+    )
+
+
+def _by_effect(bench: duckdb.DuckDBPyConnection) -> Mapping[str, int]:
+    """Members by effect; a member with several rows counts under the strongest."""
+    rows = bench.execute(
+        f"""
+        select effect, count(*) from (
+            select key, arg_min(effect, {_STRENGTH}) as effect from plan group by key
+        ) group by effect
+        """
+    ).fetchall()
+    return {str(effect): int(count) for effect, count in rows}
+
+
+def _causes(bench: duckdb.DuckDBPyConnection, counts: Counts, losing: int, base: int) -> tuple[str, ...]:
+    """Guesses that point an analytics engineer to the model that broke."""
+    causes = []
+    if base and losing > base // 2 and counts.added > base // 2:
+        causes.append("the entity's keys were re-typed or re-made (as many enter as leave)")
+    null_consent = _one(bench, "select count(*) from changes where class = 'unknown' and old_status is not null")
+    if losing and null_consent > losing // 2:
+        causes.append("consent has become null (a broken join?)")
+    unusable = _one(bench, "select count(*) from plan where phase = 'unusable'")
+    if losing and unusable > losing // 2:
+        causes.append("an identifier column has become null or unusable")
+    if losing and not causes:
+        causes.append("the segment or its entity has shrunk")
+    return tuple(causes)
+
+
+def _one(bench: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = bench.execute(sql).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0

@@ -1,0 +1,443 @@
+"""The warehouse, through the project's own dbt profile and adapter: statements in, columns out.
+
+A `Session` is one connection; it lives only inside `with warehouse.session()`. On DuckDB leaving the block closes the
+file, so that dbt and everybody else can use it while requests are in flight.
+
+Rows travel in columns, never as Python tuples: DuckDB hands its Arrow C stream to the workbench, PostgreSQL copies CSV
+out of and into it. Text columns that look alike stay apart (null and ''), because every column is quoted and typed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from dbt_segments.errors import LockedError, SegmentsError, SettingsError, WarehouseError
+
+SUPPORTED = ("duckdb", "postgres")
+TEXT = "varchar"
+
+
+def quote(name: str) -> str:
+    """An SQL identifier, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str | None) -> str:
+    """An SQL text literal. For our own names and times only; values of users travel as parameters or columns."""
+    return "null" if text is None else "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A dbt profile's target: which adapter, where, and what the project says in its vars."""
+
+    kind: str
+    target: str
+    schema: str
+    database: str
+    credentials: Any = field(repr=False)
+    project_name: str = ""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+
+def load_profile(
+    project_dir: Path,
+    profiles_dir: Path | None,
+    target: str | None,
+    cli_vars: Mapping[str, Any],
+    profile: str | None = None,
+) -> Profile:
+    """Read dbt_project.yml and profiles.yml with dbt's own loader; no connection is made.
+
+    profile  another profile's name than the project's own (for `state: {profile, target}`)
+
+    Raises SettingsError with dbt's own words where either file is missing or wrong.
+    """
+    from argparse import Namespace
+
+    from dbt.config.runtime import load_profile as dbt_profile
+    from dbt.config.runtime import load_project
+    from dbt.flags import set_from_args
+    from dbt_common.context import set_invocation_context
+    from dbt_common.exceptions import DbtBaseException
+
+    where = profiles_dir or _profiles_dir()
+    try:
+        set_invocation_context(dict(os.environ))
+        set_from_args(
+            Namespace(project_dir=str(project_dir), profiles_dir=str(where), vars=dict(cli_vars), version_check=False), None
+        )
+        loaded = dbt_profile(str(project_dir), dict(cli_vars), profile, target)
+        project = load_project(str(project_dir), False, loaded, dict(cli_vars))
+    except DbtBaseException as error:
+        raise SettingsError(f"dbt could not read the project or its profile: {_dbt_words(error)}") from None
+    credentials = loaded.credentials
+    if credentials.type not in SUPPORTED:
+        raise SettingsError(
+            f"profile {loaded.profile_name}, target {loaded.target_name}: adapter {credentials.type} is not supported",
+            hint=f"supported: {', '.join(SUPPORTED)}",
+        )
+    path = Path(credentials.path).absolute() if credentials.type == "duckdb" and _is_file(credentials.path) else None
+    return Profile(
+        kind=credentials.type,
+        target=loaded.target_name,
+        schema=credentials.schema,
+        database=credentials.database,
+        credentials=credentials,
+        project_name=project.project_name,
+        variables=project.vars.to_dict(),
+        path=path,
+    )
+
+
+def _profiles_dir() -> Path:
+    """dbt's search order: DBT_PROFILES_DIR, the current folder if the file is there, ~/.dbt."""
+    named = os.environ.get("DBT_PROFILES_DIR")
+    if named:
+        return Path(named)
+    return Path.cwd() if (Path.cwd() / "profiles.yml").exists() else Path.home() / ".dbt"
+
+
+def _is_file(path: str) -> bool:
+    return path != ":memory:" and not path.startswith(("md:", "motherduck:"))
+
+
+def _dbt_words(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+class Warehouse:
+    """Opens sessions on one profile's target."""
+
+    def __init__(self, profile: Profile, *, wait: Callable[[str], None] | None = None) -> None:
+        self.profile = profile
+        self.kind = profile.kind
+        self._wait = wait or (lambda message: None)
+
+    @contextlib.contextmanager
+    def session(self, *, lock_timeout_s: float = 300.0) -> Iterator[Session]:
+        """One connection, with a transaction only inside `Session.transaction`.
+
+        lock_timeout_s  how long to wait for a DuckDB file that another process holds
+
+        Raises LockedError when the file stays locked, WarehouseError when there is no connection.
+        """
+        connection = self._connect(lock_timeout_s)
+        session: Session = (_DuckDB if self.kind == "duckdb" else _Postgres)(self.profile, connection.handle)
+        try:
+            yield session
+        finally:
+            with contextlib.suppress(Exception):
+                session.close()
+            self._disconnect(connection)
+
+    def _connect(self, lock_timeout_s: float) -> Any:
+        from dbt.adapters.contracts.connection import Connection, ConnectionState
+        from dbt.adapters.factory import load_plugin
+
+        load_plugin(self.kind)
+        manager = _manager(self.kind)
+        deadline = time.monotonic() + lock_timeout_s
+        told = False
+        while True:
+            connection = Connection(
+                type=self.kind, name="dbt-segments", credentials=self.profile.credentials, state=ConnectionState.INIT
+            )
+            try:
+                return manager.open(connection)
+            except Exception as error:
+                if self.kind == "duckdb" and "lock" in str(error).lower():
+                    if time.monotonic() >= deadline:
+                        raise LockedError(
+                            f"the DuckDB file {self.profile.path} is held by another process",
+                            hint="wait for it, or raise --lock-timeout",
+                        ) from None
+                    if not told:
+                        self._wait(f"waiting for {self.profile.path}, which another process holds")
+                        told = True
+                    time.sleep(0.2)
+                    continue
+                failure = WarehouseError(f"no connection to the warehouse: {_safe(error)}")
+                raise failure from None
+
+    def _disconnect(self, connection: Any) -> None:
+        if self.kind == "duckdb":
+            manager = _manager(self.kind)
+            with manager._LOCK:
+                if manager._ENV is not None:
+                    manager._ENV.close()
+                    manager._ENV = None
+        else:
+            with contextlib.suppress(Exception):
+                connection.handle.close()
+
+
+def _manager(kind: str) -> Any:
+    if kind == "duckdb":
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        return DuckDBConnectionManager
+    from dbt.adapters.postgres.connections import PostgresConnectionManager
+
+    return PostgresConnectionManager
+
+
+def _safe(error: BaseException) -> str:
+    """The first line of a driver's message: the part that names the fault, not the row."""
+    return str(error).strip().split("\n")[0][:300]
+
+
+class Session:
+    """Statements on one connection. Everything commits by itself outside `transaction`."""
+
+    kind: str
+    now: str
+    """SQL for the warehouse's own clock: a timestamp without zone, in UTC."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Run one statement; `?` marks parameters. Raises WarehouseError without its values."""
+        self._run(sql, parameters)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A small result (counts, pointers), never members."""
+        return list(self._run(sql, parameters).fetchall())
+
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of the first row, or None."""
+        rows = self.rows(sql, parameters)
+        return rows[0][0] if rows else None
+
+    def insert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append log rows; all with the same columns."""
+        if not rows:
+            return
+        columns = list(rows[0])
+        names = ", ".join(quote(column) for column in columns)
+        for start in range(0, len(rows), 500):
+            some = rows[start : start + 500]
+            marks = ", ".join("(" + ", ".join("?" for _ in columns) + ")" for _ in some)
+            self.execute(
+                f"insert into {table} ({names}) values {marks}", [row[column] for row in some for column in columns]
+            )
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; committed and visible to others when the block ends."""
+        self.execute("begin")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(SegmentsError):
+                self.execute("rollback")
+            raise
+        self.commit()
+
+    def commit(self) -> None:
+        """The one place where a transaction becomes visible."""
+        self.execute("commit")
+
+    def columns(self, relation: str) -> dict[str, str]:
+        """Column name -> type in lower case, in order; raises WarehouseError where the relation is missing."""
+        raise NotImplementedError
+
+    def has_table(self, schema: str, name: str) -> bool:
+        """Whether a table or view of that name is there."""
+        return bool(
+            self.value(
+                "select count(*) from information_schema.tables where table_schema = ? and table_name = ?", [schema, name]
+            )
+        )
+
+    def text(self, expression: str, data_type: str) -> str:
+        """SQL that casts to text the same way in every session: UTC, ISO, `true`/`false`; arrays as JSON."""
+        raise NotImplementedError
+
+    def fetch(self, sql: str, bench: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
+        """Stream a query into a new workbench table.
+
+        columns  name -> DuckDB type, in the query's order
+        """
+        raise NotImplementedError
+
+    def store(self, table: str, bench: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str, str]) -> None:
+        """Stream a workbench query into a new warehouse table.
+
+        columns  name -> a type that both sides know (varchar, bigint, boolean, timestamp), in the query's order
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+
+class _Stream:
+    """A query's result as an Arrow C stream; DuckDB reads it without pyarrow."""
+
+    def __init__(self, relation: duckdb.DuckDBPyRelation) -> None:
+        self._relation = relation
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._relation.__arrow_c_stream__(requested_schema)
+
+
+class _DuckDB(Session):
+    kind = "duckdb"
+    now = "make_timestamp(epoch_us(now()))"
+
+    def __init__(self, profile: Profile, handle: Any) -> None:
+        super().__init__(profile)
+        self._cursor: duckdb.DuckDBPyConnection = handle.cursor()._cursor
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> Any:
+        try:
+            return self._cursor.execute(sql, list(parameters)) if parameters else self._cursor.execute(sql)
+        except duckdb.Error as error:
+            raise WarehouseError(f"DuckDB: {_safe(error)}") from None
+
+    def columns(self, relation: str) -> dict[str, str]:
+        return {name: kind.lower() for name, kind, *_ in self.rows(f"describe select * from {relation}")}
+
+    def text(self, expression: str, data_type: str) -> str:
+        if data_type.startswith("timestamp with time zone"):
+            return f"strftime(make_timestamp(epoch_us({expression})), '%Y-%m-%dT%H:%M:%S.%fZ')"
+        if data_type.startswith("timestamp"):
+            return f"strftime({expression}, '%Y-%m-%dT%H:%M:%S.%f')"
+        if data_type.endswith("]") or data_type.startswith(("struct", "map", "json")):
+            return f"cast(to_json({expression}) as varchar)"
+        return f"cast({expression} as varchar)"
+
+    def fetch(self, sql: str, bench: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
+        try:
+            _copy_stream(_Stream(self._cursor.sql(sql)), bench, table, columns)
+        except duckdb.Error as error:
+            raise WarehouseError(f"DuckDB: {_safe(error)}") from None
+
+    def store(self, table: str, bench: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str, str]) -> None:
+        reader = bench.cursor()
+        try:
+            _copy_stream(_Stream(reader.sql(sql)), self._cursor, table, columns)
+        except duckdb.Error as error:
+            raise WarehouseError(f"DuckDB: {_safe(error)}") from None
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        self._cursor.close()
+
+
+def _copy_stream(
+    stream: _Stream, target: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]
+) -> None:
+    casts = ", ".join(f"cast({quote(name)} as {kind}) as {quote(name)}" for name, kind in columns.items())
+    name = f"stream_{secrets.token_hex(4)}"
+    target.register(name, stream)
+    try:
+        target.execute(f"create table {table} as select {casts} from {name}")
+    finally:
+        target.unregister(name)
+
+
+class _Postgres(Session):
+    kind = "postgres"
+    now = "cast(clock_timestamp() at time zone 'UTC' as timestamp)"
+
+    def __init__(self, profile: Profile, handle: Any) -> None:
+        super().__init__(profile)
+        handle.autocommit = True
+        self._cursor = handle.cursor()
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> Any:
+        import psycopg2
+
+        try:
+            if parameters:
+                self._cursor.execute(sql.replace("%", "%%").replace("?", "%s"), list(parameters))
+            else:
+                self._cursor.execute(sql)
+        except psycopg2.Error as error:
+            raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+        return self._cursor
+
+    def columns(self, relation: str) -> dict[str, str]:
+        cursor = self._run(f"select * from {relation} limit 0", ())
+        oids = [(column.name, column.type_code) for column in cursor.description]
+        names = dict(
+            self.rows(
+                "select oid, format_type(oid, null) from pg_type where oid in (" + ", ".join(str(o) for _, o in oids) + ")"
+            )
+        )
+        return {name: str(names[oid]).lower() for name, oid in oids}
+
+    def text(self, expression: str, data_type: str) -> str:
+        if data_type.startswith("timestamp with time zone"):
+            return f"""to_char({expression} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+        if data_type.startswith("timestamp"):
+            return f"""to_char({expression}, 'YYYY-MM-DD"T"HH24:MI:SS.US')"""
+        if data_type.endswith("]"):
+            return f"cast(to_json({expression}) as text)"
+        return f"cast({expression} as text)"
+
+    def fetch(self, sql: str, bench: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
+        import psycopg2
+
+        with _spool(bench) as path:
+            try:
+                with path.open("wb") as file:
+                    self._cursor.copy_expert(f"copy ({sql}) to stdout with (format csv, force_quote *)", file)
+            except psycopg2.Error as error:
+                raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+            spec = ", ".join(f"{literal(name)}: 'varchar'" for name in columns)
+            casts = ", ".join(f"cast({quote(name)} as {kind}) as {quote(name)}" for name, kind in columns.items())
+            if path.stat().st_size == 0:
+                empty = ", ".join(f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items())
+                bench.execute(f"create table {table} as select {empty} where false")
+                return
+            bench.execute(
+                f"create table {table} as select {casts} from read_csv({literal(str(path))}, header = false, "
+                f"auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
+                f"columns = {{{spec}}}, allow_quoted_nulls = false, strict_mode = true, max_line_size = 16777216)"
+            )
+
+    def store(self, table: str, bench: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str, str]) -> None:
+        import psycopg2
+
+        names = ", ".join(f"{quote(name)} {'text' if kind == TEXT else kind}" for name, kind in columns.items())
+        self._run(f"create table {table} ({names})", ())
+        with _spool(bench) as path:
+            bench.execute(f"copy ({sql}) to {literal(str(path))} (format csv, header false, force_quote *, nullstr '')")
+            try:
+                with path.open("rb") as file:
+                    self._cursor.copy_expert(f"copy {table} from stdin with (format csv)", file)
+            except psycopg2.Error as error:
+                raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+
+    def close(self) -> None:
+        self._cursor.close()
+
+
+@contextlib.contextmanager
+def _spool(bench: duckdb.DuckDBPyConnection) -> Iterator[Path]:
+    """A file beside the workbench's own, in its private folder, gone when the block ends."""
+    row = bench.execute("select path from duckdb_databases() where database_name = current_database()").fetchone()
+    folder = Path(str(row[0])).parent if row and row[0] else Path()
+    path = folder / f"spool-{secrets.token_hex(6)}.csv"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
