@@ -1,0 +1,78 @@
+"""Fixtures that every test may use: a warehouse, and a dbt project on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import REQUIRED, NoServerError, PostgresServer, running_server
+from tests.projects import DbtProject, DuckDBWarehouse, MakeProject, PostgresWarehouse, Warehouse, make_project
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's shell reaches a test, and dbt reports to nobody."""
+    for name in [name for name in os.environ if name.startswith(("DBT_", "DUCKDB_")) and name != REQUIRED]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DBT_SEND_ANONYMOUS_USAGE_STATS", "false")
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for all tests of this process; skips where there is none, fails where one is required."""
+    try:
+        with running_server() as server:
+            yield server
+    except NoServerError as error:
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{REQUIRED} is set, but: {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def duckdb_warehouse(tmp_path: Path) -> DuckDBWarehouse:
+    """A DuckDB file of this test's own, not there yet."""
+    return DuckDBWarehouse(tmp_path / "warehouse.duckdb")
+
+
+@pytest.fixture
+def postgres_warehouse(postgres_server: PostgresServer) -> Iterator[PostgresWarehouse]:
+    """An empty PostgreSQL database of this test's own."""
+    with postgres_server.fresh_database() as database:
+        yield PostgresWarehouse(database)
+
+
+@pytest.fixture(params=["duckdb", pytest.param("postgres", marks=pytest.mark.postgres)])
+def warehouse(request: pytest.FixtureRequest) -> Warehouse:
+    """Both warehouses in turn: the test runs once on each."""
+    found: Warehouse = request.getfixturevalue(f"{request.param}_warehouse")
+    return found
+
+
+@pytest.fixture
+def dbt_project(tmp_path: Path, request: pytest.FixtureRequest) -> MakeProject:
+    """`dbt_project(files, warehouse=..., package=...)` writes a dbt project and returns it.
+
+    files      path -> text, e.g. {"models/customers.sql": "select 1 as customer_id"}
+    warehouse  default: the test's own DuckDB file
+    package    with the dbt package of this repository and its on-run-end line
+    vars       the project's variables; `extra` is merged into dbt_project.yml
+    """
+
+    def make(
+        files: dict[str, str] | None = None,
+        *,
+        warehouse: Warehouse | None = None,
+        package: bool = False,
+        vars: dict[str, object] | None = None,
+        extra: dict[str, object] | None = None,
+        name: str = "shop",
+    ) -> DbtProject:
+        chosen = warehouse or request.getfixturevalue("duckdb_warehouse")
+        return make_project(tmp_path / name, chosen, files or {}, package=package, vars=vars, extra=extra)
+
+    return make
