@@ -1,0 +1,156 @@
+"""How calls are authenticated. Tokens are held as `SecretStr` and end up in headers or forms, never in a URL.
+
+An `Auth` opens no socket: where it needs a token endpoint it is handed a function that posts a form.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import SecretStr
+
+from dbt_segments.destinations.base import Reply
+from dbt_segments.errors import AuthError, TransientError
+
+RENEW_EARLY_S = 60.0
+_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+
+Post = Callable[[str, Mapping[str, str]], Reply]
+"""Posts a form to an absolute URL; raises TransientError where no answer comes."""
+
+
+@dataclass
+class Outgoing:
+    """The parts of a request that authentication may add to."""
+
+    method: str
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    query: dict[str, str] = field(default_factory=dict)
+    form: dict[str, str] | None = field(default=None, repr=False)
+
+
+class Auth:
+    """No authentication, and the base of every kind. Shared by threads."""
+
+    def ready(self, post: Post) -> int:
+        """Make sure that a credential is at hand, and say which: a number that grows with each renewal.
+
+        Raises AuthError or TransientError.
+        """
+        return 0
+
+    def apply(self, outgoing: Outgoing) -> None:
+        """Add the credential to a request."""
+
+    def renew(self, used: int, post: Post) -> bool:
+        """Replace the credential that was refused, unless another thread has done so; False: nothing to renew.
+
+        used  what `ready` said before the refused request
+
+        Raises AuthError or TransientError.
+        """
+        return False
+
+
+class Bearer(Auth):
+    """A fixed token in the `Authorization` header. Raises AuthError for a token that no header can carry."""
+
+    def __init__(self, token: SecretStr) -> None:
+        self._header = bearer(token.get_secret_value())
+
+    def apply(self, outgoing: Outgoing) -> None:
+        outgoing.headers["Authorization"] = self._header
+
+
+class OAuthRefresh(Auth):
+    """A short-lived token, fetched with a refresh token: before the first call, shortly before it ends, and once when
+    it is refused. However many threads notice an expiry, one of them renews and the others wait for it.
+
+    rotate  called with the new refresh token when the server issues one, before the new access token is used
+    clock   monotonic seconds
+
+    Source: RFC 6749, sections 5.1, 5.2 and 6.
+    """
+
+    def __init__(
+        self,
+        token_url: str,
+        client_id: str,
+        client_secret: SecretStr,
+        refresh_token: SecretStr,
+        *,
+        rotate: Callable[[SecretStr], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._token_url = token_url
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._refresh_token = refresh_token
+        self._rotate = rotate
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._header = ""
+        self._ends_at: float | None = None
+        self._version = 0
+
+    def ready(self, post: Post) -> int:
+        with self._lock:
+            expired = self._ends_at is not None and self._clock() >= self._ends_at - RENEW_EARLY_S
+            if not self._header or expired:
+                self._fetch(post)
+            return self._version
+
+    def apply(self, outgoing: Outgoing) -> None:
+        outgoing.headers["Authorization"] = self._header
+
+    def renew(self, used: int, post: Post) -> bool:
+        with self._lock:
+            if self._version == used:
+                self._fetch(post)
+            return True
+
+    def _fetch(self, post: Post) -> None:
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": self._client_id,
+            "client_secret": self._client_secret.get_secret_value(),
+            "refresh_token": self._refresh_token.get_secret_value(),
+        }
+        answer = _token(post(self._token_url, form))
+        fresh = answer.get("refresh_token")
+        if isinstance(fresh, str) and fresh and fresh != self._refresh_token.get_secret_value():
+            self._refresh_token = SecretStr(fresh)
+            if self._rotate is not None:
+                self._rotate(self._refresh_token)
+        self._header = bearer(answer["access_token"])
+        life = answer.get("expires_in")
+        self._ends_at = self._clock() + life if isinstance(life, (int, float)) else None
+        self._version += 1
+
+
+def bearer(token: str) -> str:
+    """The header's value. Raises AuthError without showing the token where it is empty or cannot stand in a header.
+
+    Checked here because the HTTP library's own complaint would print it.
+    """
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise AuthError("the access token is empty or holds characters that no token has", code="token")
+    return f"Bearer {token}"
+
+
+def _token(reply: Reply) -> dict[str, Any]:
+    """The token endpoint's answer as an object with a text `access_token`; of an error only its code is kept."""
+    answer = reply.json if isinstance(reply.json, dict) else {}
+    if 200 <= reply.status < 300 and isinstance(answer.get("access_token"), str):
+        return answer
+    if reply.status in (400, 401, 403):
+        named = answer.get("error")
+        code = named if isinstance(named, str) and _ERROR_CODE.fullmatch(named) else str(reply.status)
+        raise AuthError(f"the refresh token was refused ({code})", code=code, hint="connect the account again")
+    raise TransientError(f"the token endpoint answered {reply.status} without a token", code=str(reply.status))
