@@ -1,0 +1,78 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LISTS = ("-s", "--select", "--exclude")
+
+
+class Command(click.Command):
+    """A command whose `--select` and `--exclude` take several words, as dbt's do. It has no arguments of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_repeat_options(args)))
+
+
+def _repeat_options(args: Sequence[str]) -> Iterator[str]:
+    """`-s a b` as `-s a -s b`."""
+    option, has_value = "", False
+    for word in args:
+        if word.startswith("-"):
+            name, joined, _ = word.partition("=")
+            option, has_value = (name if name in _LISTS else ""), bool(joined)
+        elif option and has_value:
+            yield option
+        else:
+            has_value = True
+        yield word
+
+
+def project_options(function: Function) -> Function:
+    """The options that every command on a project shares; they arrive as keyword arguments of these names."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    options = [
+        click.option("--project-dir", type=folder, help="Folder of dbt_project.yml."),
+        click.option("--profiles-dir", type=folder, help="Folder of profiles.yml and destinations.yml."),
+        click.option("--target", "-t", help="Target of the dbt profile."),
+        click.option(
+            "--select", "-s", multiple=True, help="Segments to include, as dbt selects models; several words."
+        ),
+        click.option("--exclude", multiple=True, help="Segments to leave out; several words."),
+        click.option("--state", type=folder, help="Folder of an earlier manifest, for state: selectors."),
+        click.option("--vars", metavar="YAML", help="Project variables, e.g. '{dbt_segments: {targets: [dev]}}'."),
+        click.option("--output", type=click.Choice(["text", "json"]), default="text", help="What to print."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def sync_options(function: Function) -> Function:
+    options = [
+        click.option("--now", is_flag=True, help="Whether it is due or not."),
+        click.option("--full", is_flag=True, help="Send every member again, not only what changed."),
+        click.option(
+            "--lock-timeout",
+            type=click.FloatRange(min=0),
+            default=300.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for another run.",
+        ),
+        click.option(
+            "--allow-removals",
+            multiple=True,
+            metavar="ID",
+            help="Release the thresholds of this sync id or segment, in this run only. May be repeated.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,110 @@
+"""Commands on a dbt project: validate, plan, sync, status."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dbt_segments.cli.options import Command, project_options, sync_options
+from dbt_segments.cli.shell import running
+
+if TYPE_CHECKING:
+    from dbt_segments.pipeline import Request
+
+
+def request(project: dict[str, Any], output: str, **what: Any) -> Request:
+    """The shared options and what the command itself was told, as the pipeline wants them."""
+    from dbt_segments.pipeline import Request
+    from dbt_segments.settings import resolve_options
+
+    return Request(options=resolve_options(**project, output=output), **what)
+
+
+@click.command(cls=Command)
+@project_options
+def validate(output: str, **project: Any) -> None:
+    """Check segments, entities and destinations without a warehouse.
+
+    \b
+    Example:
+      dbt parse && dbt-segments validate
+    """
+    from dbt_segments import pipeline, report
+
+    with running():
+        registry, problems = pipeline.validate(request(project, output))
+    show = report.problems_json if output == "json" else report.problems_text
+    click.echo(show(registry, problems))
+    sys.exit(2 if problems else 0)
+
+
+@click.command(cls=Command)
+@project_options
+@sync_options
+@click.option(
+    "--show-requests", type=click.IntRange(min=0), default=0, metavar="N", help="Show N masked requests each."
+)
+def plan(
+    output: str,
+    now: bool,
+    full: bool,
+    lock_timeout: float,
+    allow_removals: tuple[str, ...],
+    show_requests: int,
+    **project: Any,
+) -> None:
+    """Show what a sync would add, change and remove; send nothing.
+
+    \b
+    Example:
+      dbt-segments plan --select lapsed_buyers --show-requests 1
+    """
+    from dbt_segments import pipeline, report
+
+    what = {"now": now, "full": full, "lock_timeout_s": lock_timeout, "allow_removals": allow_removals}
+    with running() as progress:
+        planned = pipeline.plan(request(project, output, **what, show_requests=show_requests), progress)
+    show = report.plan_json if output == "json" else report.plan_text
+    click.echo(show(planned.run, planned.requests))
+    sys.exit(report.exit_code(planned.run))
+
+
+@click.command(cls=Command)
+@project_options
+@sync_options
+def sync(
+    output: str, now: bool, full: bool, lock_timeout: float, allow_removals: tuple[str, ...], **project: Any
+) -> None:
+    """Send what changed since the last acknowledgement.
+
+    \b
+    Example:
+      dbt-segments sync --select lapsed_buyers
+
+    Exit codes: 0 all done; 1 something needs reading; 2 did not start, or a bug; 3 every failure may pass by itself.
+    """
+    from dbt_segments import pipeline, report
+
+    what = {"now": now, "full": full, "lock_timeout_s": lock_timeout, "allow_removals": allow_removals}
+    with running() as progress:
+        run = pipeline.sync(request(project, output, **what), progress)
+    click.echo(report.results_json(run) if output == "json" else report.run_text(run))
+    sys.exit(report.exit_code(run))
+
+
+@click.command(cls=Command)
+@project_options
+def status(output: str, **project: Any) -> None:
+    """Show audiences, their members, last runs and next ones.
+
+    \b
+    Example:
+      dbt-segments status --output json
+    """
+    from dbt_segments import pipeline, report
+
+    with running():
+        lines = pipeline.status(request(project, output))
+    click.echo(report.status_json(lines) if output == "json" else report.status_text(lines))

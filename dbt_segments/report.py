@@ -1,0 +1,272 @@
+"""Results as text for people and as JSON for scripts: functions of values, which print nothing.
+
+The JSON is an interface (docs/reference): keys are added, never renamed. The text is for reading and may change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from dbt_segments.errors import Problem
+from dbt_segments.values import Counts, Registry, RunResult, SyncResult
+
+Cells = tuple[str, ...]
+
+_INDENT = "  "
+_NUMBERS = (1, 2, 3)  # the columns of a row that hold numbers
+_CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+
+
+class StatusLine(Protocol):
+    """What `status` knows of one sync; times are None where there is none."""
+
+    @property
+    def sync_id(self) -> str: ...
+    @property
+    def destination(self) -> str: ...
+    @property
+    def audience_id(self) -> str | None: ...
+    @property
+    def audience_name(self) -> str | None: ...
+    @property
+    def members(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def last_status(self) -> str | None: ...
+    @property
+    def last_finished_at(self) -> datetime | str | None: ...
+    @property
+    def next_due(self) -> datetime | str | None: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def exit_code(run: RunResult) -> int:
+    """The code of a whole run: 2 a bug, 1 something needs reading, 3 every failure may pass by itself, 0 all done."""
+    codes = {sync.exit_code or int(sync.status in ("failed", "held")) for sync in run.syncs}
+    return next((code for code in (2, 1, 3) if code in codes), 0)
+
+
+# -- JSON -----------------------------------------------------------------------------------------------------
+
+
+def results(run: RunResult) -> dict[str, Any]:
+    """A run as plain values, in the documented shape."""
+    return {
+        "run_id": run.run_id,
+        "started_at": run.started_at,
+        "elapsed_s": round(run.elapsed_s, 3),
+        "syncs": [_result(sync) for sync in run.syncs],
+    }
+
+
+def results_json(run: RunResult) -> str:
+    """`sync --output json`, and the text of target/dbt_segments_results.json."""
+    return _json(results(run))
+
+
+def plan_json(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
+    """The rows of `results_json` with the counts that would be; `requests` (masked) only where they were asked for."""
+    plan = results(run)
+    if requests:
+        plan["requests"] = {sync_id: list(texts) for sync_id, texts in requests.items()}
+    return _json(plan)
+
+
+def status_json(lines: Iterable[StatusLine]) -> str:
+    """`{"syncs": [...]}`, one object per sync; times are ISO 8601 in UTC or null."""
+    return _json({"syncs": [_status(line) for line in lines]})
+
+
+def problems_json(registry: Registry, problems: Iterable[Problem]) -> str:
+    """`{"problems": [{"file", "model", "key", "message", "hint"}], "segments", "entities", "syncs"}`."""
+    named = ("file", "model", "key", "message", "hint")
+    found = [{name: getattr(problem, name) for name in named} for problem in problems]
+    return _json({"problems": found, **_sizes(registry)})
+
+
+def _result(sync: SyncResult) -> dict[str, Any]:
+    counts = sync.counts
+    return {
+        "sync_id": sync.sync_id,
+        "segment": sync.segment,
+        "entity": sync.entity,
+        "destination": sync.destination,
+        "type": sync.type,
+        "status": sync.status,
+        "reason": sync.reason,
+        "audience_id": sync.audience_id,
+        "audience_name": sync.audience_name,
+        "members": counts.members,
+        "added": counts.added,
+        "changed": counts.changed,
+        "removed": counts.removed,
+        "unchanged": counts.unchanged,
+        "rejected": counts.rejected,
+        "unusable": counts.unusable,
+        "refused": counts.refused,
+        "pending": counts.pending,
+        "requests": sync.requests,
+        "retries": sync.retries,
+        "bytes_sent": sync.bytes_sent,
+        "elapsed_s": round(sync.elapsed_s, 3),
+    }
+
+
+def _status(line: StatusLine) -> dict[str, Any]:
+    return {
+        "sync_id": line.sync_id,
+        "destination": line.destination,
+        "audience_id": line.audience_id,
+        "audience_name": line.audience_name,
+        "members": line.members,
+        "pending": line.pending,
+        "last_status": line.last_status or None,
+        "last_finished_at": _iso(line.last_finished_at),
+        "next_due": _iso(line.next_due),
+        "notes": list(line.notes),
+    }
+
+
+def _sizes(registry: Registry) -> dict[str, int]:
+    return {word: len(getattr(registry, word)) for word in ("segments", "entities", "syncs")}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+# -- text -----------------------------------------------------------------------------------------------------
+
+
+def run_text(run: RunResult) -> str:
+    """What a sync did: one aligned row per sync, its reasons below it, a sum where there are several."""
+    lines = _with_notes(run.syncs, _table([_row(sync) for sync in run.syncs], right=_NUMBERS), {})
+    return "\n".join([*lines, *([] if len(run.syncs) == 1 else [_sum(run)])])
+
+
+def plan_text(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
+    """What a sync would do, as `run_text`; `requests` (masked) stand below their sync. The last line says: not sent."""
+    lines = _with_notes(run.syncs, _table([_row(sync, planned=True) for sync in run.syncs], right=_NUMBERS), requests)
+    return "\n".join([*lines, _sum(run, planned=True)])
+
+
+def status_text(lines: Sequence[StatusLine]) -> str:
+    """One aligned row per sync under a heading, notes below their row."""
+    if not lines:
+        return "no syncs"
+    heading = ("sync", "audience", "members", "pending", "last", "finished", "next due")
+    rows = [heading, *(_status_cells(line) for line in lines)]
+    head, *table = _table(rows, right=(2, 3))
+    notes = [[_INDENT + note for note in line.notes] for line in lines]
+    return "\n".join([head, *(text for row, below in zip(table, notes, strict=True) for text in (row, *below))])
+
+
+def problems_text(registry: Registry, problems: Sequence[Problem]) -> str:
+    """Every problem on a line of its own and their number, or what the project declares and that it is all right."""
+    if problems:
+        return "\n".join([*map(str, problems), _number(len(problems), "problem")])
+    sizes = _sizes(registry)
+    entities = _number(sizes["entities"], "entity", "entities")
+    return f"{_number(sizes['segments'], 'segment')}, {entities}, {_number(sizes['syncs'], 'sync')}: all right"
+
+
+def _row(sync: SyncResult, *, planned: bool = False) -> Cells:
+    """name, added, removed, changed, words, time; numbers are left out where nothing was or would be sent."""
+    counts, sends = sync.counts, sync.status in ("success", "partial")
+    if sync.status == "noop":
+        numbers, words = ("", "", ""), [f"up to date, {_number(counts.unchanged, 'member')}", *_others(counts)]
+    else:
+        counted = sends or counts.added or counts.removed or counts.changed
+        numbers = _numbers(counts) if counted else ("", "", "")
+        words = [*([] if sends else [sync.status]), *_others(counts, unchanged=planned)]
+    time = "" if planned or sync.status == "skipped" else _seconds(sync.elapsed_s)
+    return (f"{sync.segment} -> {sync.destination}", *numbers, ", ".join(words), time)
+
+
+def _numbers(counts: Counts) -> tuple[str, str, str]:
+    return (f"+{counts.added:,}", f"-{counts.removed:,}", f"~{counts.changed:,}" if counts.changed else "")
+
+
+def _others(counts: Counts, *, unchanged: bool = False) -> list[str]:
+    """Members that are neither added, changed nor removed; the unchanged only where they are news."""
+    words = (*(["unchanged"] if unchanged else []), "rejected", "unusable", "refused", "pending")
+    numbers = ((getattr(counts, word), word) for word in words)
+    return [f"{number:,} {word}" for number, word in numbers if number]
+
+
+def _with_notes(
+    syncs: Sequence[SyncResult], rows: Sequence[str], requests: Mapping[str, Sequence[str]]
+) -> Iterable[str]:
+    for sync, row in zip(syncs, rows, strict=True):
+        yield row
+        if sync.reason:
+            yield _INDENT + _words(sync.reason)
+        yield from (_INDENT + line for note in sync.notes for line in note.splitlines())
+        yield from (_INDENT * 2 + line for text in requests.get(sync.sync_id, ()) for line in text.splitlines())
+
+
+def _sum(run: RunResult, *, planned: bool = False) -> str:
+    """One line for the whole run."""
+    named = {"success": "to send" if planned else "sent", "noop": "up to date"}
+    order = ("success", "partial", "noop", "skipped", "held", "failed")
+    numbers = ((sum(sync.status == status for sync in run.syncs), named.get(status, status)) for status in order)
+    parts = ", ".join(f"{number:,} {word}" for number, word in numbers if number)
+    text = _number(len(run.syncs), "sync") + (f": {parts}" if parts else "")
+    return f"{text}; nothing was sent" if planned else f"{text}; {_seconds(run.elapsed_s)}"
+
+
+def _status_cells(line: StatusLine) -> Cells:
+    audience = line.audience_name or line.audience_id or "-"
+    return (
+        line.sync_id,
+        f"{line.destination}: {audience}",
+        f"{line.members:,}",
+        f"{line.pending:,}",
+        line.last_status or "never",
+        _when(line.last_finished_at),
+        _when(line.next_due),
+    )
+
+
+def _table(rows: Sequence[Cells], right: tuple[int, ...]) -> list[str]:
+    """Rows with their columns aligned, those of `right` to the right; a column that is empty throughout is left out."""
+    used = [index for index, column in enumerate(zip(*rows, strict=True)) if any(column)]
+    widths = {index: max(len(row[index]) for row in rows) for index in used}
+
+    def cell(row: Cells, index: int) -> str:
+        gap = "" if index == 0 else "  " if index in right and index - 1 in right else "   "
+        return gap + (row[index].rjust(widths[index]) if index in right else row[index].ljust(widths[index]))
+
+    return ["".join(cell(row, index) for index in used).rstrip() for row in rows]
+
+
+def _words(reason: str) -> str:
+    """A reason's code as words; a reason that is a sentence already stays."""
+    return reason.replace("_", " ") if _CODE.fullmatch(reason) else reason
+
+
+def _number(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _seconds(elapsed_s: float) -> str:
+    return f"{elapsed_s:,.1f} s"
+
+
+def _moment(value: datetime | str) -> datetime:
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value.replace("Z", "+00:00"))
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+
+
+def _iso(value: datetime | str | None) -> str | None:
+    return _moment(value).isoformat(timespec="seconds") if value else None
+
+
+def _when(value: datetime | str | None) -> str:
+    return f"{_moment(value):%Y-%m-%d %H:%M} UTC" if value else "-"
