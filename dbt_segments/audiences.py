@@ -8,9 +8,9 @@ instead of making a second one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
 from dbt_segments.errors import DestinationError, GoneError
@@ -21,6 +21,12 @@ from dbt_segments.warehouse import Session, Warehouse
 
 T = TypeVar("T")
 PREFIX = "dbt-segments:"
+
+
+class Play(Protocol):
+    """Plays a flow over the network: `send.Sender.play`."""
+
+    def __call__(self, flow: Flow[T]) -> T: ...
 
 
 class AudienceHeldError(DestinationError):
@@ -63,7 +69,7 @@ class Resolver:
         store: Store,
         lock: Lock,
         destination: Destination,
-        play: Callable[[Flow[Audience | list[Audience]]], Audience | list[Audience]],
+        play: Play,
         lock_timeout_s: float,
     ) -> None:
         self._warehouse = warehouse
@@ -92,18 +98,18 @@ class Resolver:
                 )
             return self._check(sync, known.audience)
         if sync.audience_id is not None:
-            return self._adopt(sync, self._one(self._destination.get(sync.audience_id)))
+            return self._adopt(sync, self._play(self._destination.get(sync.audience_id)))
         return self._find(sync, intended) or self._create(sync, intended)
 
-    def _session(self):  # type: ignore[no-untyped-def]
+    def _session(self) -> AbstractContextManager[Session]:
         return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)
 
     def _check(self, sync: Sync, known: Audience) -> Audience:
         """The recorded audience as it is now; its mark must still be ours."""
-        now = self._one(self._destination.get(known.id))
+        now = self._play(self._destination.get(known.id))
         if self._destination.has_mark and known.mark and now.mark != known.mark:
             if not now.mark:
-                return self._one(self._destination.adopt(now, known.mark))
+                return self._play(self._destination.adopt(now, known.mark))
             raise AudienceHeldError(
                 f"{sync.id}: audience {known.id} carries the mark of another state or sync",
                 code="foreign_mark",
@@ -113,7 +119,7 @@ class Resolver:
 
     def _find(self, sync: Sync, intended: tuple[str, str] | None) -> Audience | None:
         """An audience that an earlier, interrupted run of this sync made; holds on one that is somebody else's."""
-        found = self._many(self._destination.find(PREFIX, sync.audience_name))
+        found = self._play(self._destination.find(PREFIX, sync.audience_name))
         ours = [a for a in found if self._is_ours(a, sync)]
         if ours:
             audience = min(ours, key=lambda a: (len(a.id), a.id))
@@ -150,7 +156,7 @@ class Resolver:
         )
         if intended is None:
             self._record(sync, Audience("", name), "intended", mark)
-        made = self._one(self._destination.create(name, mark))
+        made = self._play(self._destination.create(name, mark))
         audience = Audience(made.id, name, mark, self._destination.account())
         self._record(sync, audience, "created", mark)
         return audience
@@ -165,7 +171,7 @@ class Resolver:
             )
         mark = audience.mark or mark_of(self._store.state_id, sync.id, secrets.token_hex(4))
         if self._destination.has_mark and not audience.mark:
-            self._one(self._destination.adopt(audience, mark))
+            self._play(self._destination.adopt(audience, mark))
         self._record(sync, audience, "adopted", mark)
         return Audience(audience.id, audience.name, mark, self._destination.account())
 
@@ -210,16 +216,6 @@ class Resolver:
         with self._session() as session, session.transaction():
             self._lock.fence(session)
             self._store.log(session, "audiences", [row])
-
-    def _one(self, flow: Flow[Audience]) -> Audience:
-        found = self._play(flow)  # type: ignore[arg-type]
-        assert isinstance(found, Audience)
-        return found
-
-    def _many(self, flow: Flow[list[Audience]]) -> list[Audience]:
-        found = self._play(flow)  # type: ignore[arg-type]
-        assert isinstance(found, list)
-        return found
 
 
 def gone(error: GoneError, sync: Sync) -> GoneError:

@@ -68,7 +68,8 @@ def write_ahead(
     """Commit the plan as a generation: rows, units, and which batches there are."""
     rows = bench.execute("select batch, min(stage) from plan where batch is not null group by batch").fetchall()
     names = {
-        role: store.name(kind, owner, lock.token, seq) for role, kind in (("pending", "pending"), ("units", "pending_units"))
+        role: store.name(kind, owner, lock.token, seq)
+        for role, kind in (("pending", "pending"), ("units", "pending_units"))
     }
     with session.transaction():
         lock.fence(session)
@@ -248,9 +249,7 @@ class Courier:
         first = int(self._one("select min(seq) from plan where batch = ?", [number]))
         reasons: Mapping[int, str] = {first + index: code for index, code in sent.refused.items()}
         self._bench.execute("insert into refused_rows select unnest(?)", [list(reasons)])
-        rows = self._bench.execute(
-            "select seq, key from plan where list_contains(?, seq)", [list(reasons)]
-        ).fetchall()
+        rows = self._bench.execute("select seq, key from plan where list_contains(?, seq)", [list(reasons)]).fetchall()
         for seq, key in rows:
             yield {
                 "id": secrets.token_hex(8),

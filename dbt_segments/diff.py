@@ -183,7 +183,9 @@ def _fetch_neighbours(
         "n",
         columns,
     )
-    bench.execute(f"insert into changes ({names}, sharer) select {names}, true from n where key not in (select key from changes)")
+    bench.execute(
+        f"insert into changes ({names}, sharer) select {names}, true from n where key not in (select key from changes)"
+    )
     bench.execute("drop table n")
 
 

@@ -2,7 +2,7 @@
 
     encoded  key, one column per identifier with exactly what would be sent, and why nothing where nothing is
     want     key, kind, value: the match units that a member is to have
-    coded    key, sent_hash, payload (the row's JSON), usable
+    coded    key, sent_hash, usable
 
 `kind` is an identifier's name, or the names of a composite joined by `+`; the value of a composite is its parts joined
 by the ASCII unit separator, so that a removal can be written from the record alone.
@@ -77,9 +77,7 @@ def encoding(sync: Sync, destination: Destination, default_country: str | None) 
 def encode_changes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     """`changes` -> `encoded`, `want`, `coded`. Refused units (`refused_units`) are taken out of every row."""
     bench.execute("create or replace view wanted as select * from changes where wanted")
-    encode_identifiers(
-        bench, "wanted", "raw_encoded", coding.columns, coding.rules, coding.default_country, ["key"]
-    )
+    encode_identifiers(bench, "wanted", "raw_encoded", coding.columns, coding.rules, coding.default_country, ["key"])
     _strip_refused(bench, coding)
     bench.execute(f"create table want as {units_sql(coding, 'encoded')}")
     _write_rows(bench, coding)
@@ -87,10 +85,10 @@ def encode_changes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
 
 def encode_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding, source: str) -> None:
     """Append the units of refused people (table `source`: key, c0..cN) to `refused_units`."""
-    encode_identifiers(
-        bench, source, "refused_encoded", coding.columns, coding.rules, coding.default_country, ["key"]
+    encode_identifiers(bench, source, "refused_encoded", coding.columns, coding.rules, coding.default_country, ["key"])
+    bench.execute(
+        f"insert into refused_units select distinct kind, value from ({units_sql(coding, 'refused_encoded')})"
     )
-    bench.execute(f"insert into refused_units select distinct kind, value from ({units_sql(coding, 'refused_encoded')})")
     bench.execute("drop table refused_encoded")
 
 
@@ -119,12 +117,12 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     for n, unit in enumerate(coding.kinds):
         columns = [f"e.{quote(name)}" for name in unit]
         value = columns[0] if len(unit) == 1 else f"concat_ws(chr(31), {', '.join(columns)})"
-        joins.append(
-            f"left join refused_units r{n} on r{n}.kind = {literal(kind_of(unit))} and r{n}.value = {value}"
-        )
+        joins.append(f"left join refused_units r{n} on r{n}.kind = {literal(kind_of(unit))} and r{n}.value = {value}")
         cells[unit[0]] = f"case when r{n}.value is null then {cells[unit[0]]} end"
         hit.append(f"r{n}.value is not null")
-    columns_sql = ", ".join(f"{cell.replace(quote(name), 'e.' + quote(name))} as {quote(name)}" for name, cell in cells.items())
+    columns_sql = ", ".join(
+        f"{cell.replace(quote(name), 'e.' + quote(name))} as {quote(name)}" for name, cell in cells.items()
+    )
     reasons = ", ".join(quote(f"{name}__reason") for name in coding.identifiers)
     bench.execute(
         f"create table encoded as select e.key, {columns_sql}, {reasons}, ({' or '.join(hit) or 'false'}) as suppressed "
@@ -134,11 +132,10 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
 
 
 def _write_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
-    """One JSON row per member; a member with nothing that matches alone is not usable."""
+    """`coded`: what would be sent, as a hash; a member with nothing that matches alone is not usable."""
     bench.execute(
-        f"create table coded as select e.key, md5({_hash_sql(coding)}) as sent_hash, {payload_sql(coding)} as payload, "
-        f"coalesce(e.key in (select key from want where {lasting_sql(coding.destination)}), false) as usable "
-        f"from encoded e"
+        f"create table coded as select e.key, md5({_hash_sql(coding)}) as sent_hash, "
+        f"({_usable_sql(coding)}) as usable from encoded e"
     )
 
 
@@ -148,44 +145,53 @@ def lasting_sql(destination: Destination) -> str:
     return f"kind not in ({fading})" if fading else "true"
 
 
+def _usable_sql(coding: Encoding) -> str:
+    """Condition on an encoded row: at least one lasting match unit is complete."""
+    lasting = [unit for unit in coding.kinds if kind_of(unit) not in coding.destination.forgets_after_days]
+    complete = ("(" + " and ".join(f"{quote(name)} is not null" for name in unit) + ")" for unit in lasting)
+    return " or ".join(complete) or "false"
+
+
 def _hash_sql(coding: Encoding) -> str:
     parts = [f"coalesce({quote(name)}, ''), chr(30)" for name in coding.identifiers]
     return f"concat({', '.join(parts)})"
 
 
-def payload_sql(coding: Encoding) -> str:
-    """SQL that writes one member as JSON from the identifier columns (null: nothing to send).
+def payload_sql(coding: Encoding, alias: str) -> str:
+    """SQL that writes one member as JSON from the identifier columns of `alias` (null: nothing to send).
 
-    Values are JSON strings; `to_json` escapes them. Hashes need no escape, but a clear id may hold anything.
+    alias  as in "e.", or empty
     """
-    fields = {name: coding.destination.identifiers[name].field for name in coding.identifiers}
     if coding.destination.row is Row.POSITIONAL:
-        cells = ", ',', ".join(_cell(coding, name) for name in coding.identifiers)
+        cells = ", ',', ".join(_cell(coding, name, alias) for name in coding.identifiers)
         return f"concat('[', {cells}, ']')"
-    if coding.destination.row is Row.KEYED:
-        cells = ", ".join(
-            f"case when {quote(name)} is not null then concat({literal(_json_text(field) + ':')}, {_cell(coding, name)}) end"
-            for name, field in fields.items()
-        )
-        return f"concat('{{', concat_ws(',', {cells}), '}}')"
-    return "cast(null as varchar)"
+    cells = ", ".join(
+        f"case when {alias}{quote(name)} is not null then "
+        f"concat({literal(_json_text(coding.destination.identifiers[name].field) + ':')}, {_cell(coding, name, alias)}) end"
+        for name in coding.identifiers
+    )
+    return f"concat('{{', concat_ws(',', {cells}), '}}')"
 
 
-def _cell(coding: Encoding, name: str) -> str:
-    column = f"coalesce({quote(name)}, '')"
+def _cell(coding: Encoding, name: str, alias: str) -> str:
+    """One value as a JSON string. Hashes need no escape, but a clear id may hold anything."""
+    column = f"coalesce({alias}{quote(name)}, '')"
     if coding.rules[name].hashed:
         return f"concat('\"', {column}, '\"')"
     return f"cast(to_json({column}) as varchar)"
 
 
-def _json_text(text: str) -> str:
-    return '"' + text + '"'
-
-
-def single_payload_sql(coding: Encoding) -> str:
-    """SQL that writes one unit (`kind`, `value`) as JSON, for platforms that take one identifier at a time."""
+def single_payload_sql(coding: Encoding, alias: str) -> str:
+    """SQL that writes one unit (`kind`, `value` of `alias`) as JSON, for platforms that take one identifier a row."""
     cases = " ".join(
         f"when {literal(name)} then {literal(_json_text(coding.destination.identifiers[name].field))}"
         for name in coding.identifiers
     )
-    return f"concat('{{\"type\":', case kind {cases} end, ',\"value\":', cast(to_json(value) as varchar), '}}')"
+    return (
+        f"concat('{{\"type\":', case {alias}kind {cases} end, ',\"value\":', "
+        f"cast(to_json({alias}value) as varchar), '}}')"
+    )
+
+
+def _json_text(text: str) -> str:
+    return '"' + text + '"'

@@ -86,7 +86,7 @@ def freeze(
     _check_unique(session, entity, shape)
     name = _fresh(store, KIND, segment.model.unique_id)
     query = shape.members_sql(session)
-    types = {"key": TEXT, **{source: TEXT for source in wanted}}
+    types = {"key": TEXT, **dict.fromkeys(wanted, TEXT)}
     _materialize(session, state_session, store, bench, name, query, types)
     members = int(state_session.value(f"select count(*) from {store.table(name)}") or 0)
     return Frozen(store.table(name), name, wanted, members, _rejects(session, shape))
@@ -162,7 +162,7 @@ def freeze_refusals(
     )
     name = _fresh(store, "refusals", f"{entity.name}.{channel}")
     _materialize(
-        session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **{s: TEXT for s in wanted}}
+        session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **dict.fromkeys(wanted, TEXT)}
     )
     return Refusals(store.table(name), name)
 
@@ -212,9 +212,7 @@ class _Shape:
     def read(cls, session: Session, segment: Segment, wanted: tuple[str, ...]) -> _Shape:
         entity = segment.entity
         related = {r.name: session.columns(r.model.relation) for r in entity.related}
-        shape = cls(
-            segment, wanted, _columns(session, segment.model), _columns(session, entity.model), related
-        )
+        shape = cls(segment, wanted, _columns(session, segment.model), _columns(session, entity.model), related)
         for columns, model in ((shape.segment_columns, segment.model), (shape.entity_columns, entity.model)):
             if entity.key not in columns:
                 raise HeldError("key_missing", f"{model.name}: no column {entity.key}, the key of {entity.name}")
@@ -317,9 +315,7 @@ def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
 def _rejects(session: Session, shape: _Shape) -> dict[str, int]:
     """Rows of the segment that are no members, by reason; keys are counted once."""
     entity = shape.segment.entity
-    nulls = session.value(
-        f"select count(*) from {shape.segment.model.relation} where {quote(entity.key)} is null"
-    )
+    nulls = session.value(f"select count(*) from {shape.segment.model.relation} where {quote(entity.key)} is null")
     unknown, conflicting = session.rows(
         f"with s_rows as ({shape.rows_sql(session)}), "
         f"s_keys as (select key, count(*) as n from s_rows where key is not null group by key) "

@@ -1,11 +1,14 @@
 """What goes out, and in which order, so that no current member is lost (invariant 4).
 
-    plan        seq, phase, stage, batch, key, wanted, row_hash, sent_hash, effect, payload
+    plan        seq, phase, stage, batch, key, n, wanted, row_hash, sent_hash, effect, payload
     plan_units  seq, kind, value
 
 Platforms resolve identifiers to people, and some delete a person on any key ever given. So a removal carries only units
 that no wanted member has, it goes first, and every wanted member of its neighbourhood (linked by shared units, record
 and plan taken together) is asserted again after it. Phases are described in `state.pending`.
+
+Stages are sent one after the other: `remove`, then `assert` (members far from every removal), then `after` (members
+near one, who wait until the removals have ended). `n` numbers the rows of one member within a phase.
 
 `effect` says what the row means for its member, for counts: add, change, remove, reassert, unusable, none.
 """
@@ -18,33 +21,47 @@ from dbt_segments.destinations.base import Destination, Op, Row, Support
 from dbt_segments.encode import Encoding, kind_of, lasting_sql, payload_sql, single_payload_sql
 from dbt_segments.warehouse import literal, quote
 
+_STAGES = ("remove", "replace", "assert", "after")
+# Room for what surrounds the rows in a body: field names, session, audience.
+_ENVELOPE_BYTES = 1024
+
 
 def replaces(destination: Destination) -> bool:
     """Whether the destination can only take the whole audience at once."""
-    return (
-        destination.operations.get(Op.ADD) is not Support.FULL
-        and destination.operations.get(Op.REPLACE) is Support.FULL
-    )
+    operations = destination.operations
+    return operations.get(Op.ADD) is not Support.FULL and operations.get(Op.REPLACE) is Support.FULL
 
 
 def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding, *, replace: bool, held: bool) -> None:
-    """`changes`, `record`, `want`, `coded`, `open_units` -> `plan`, `plan_units`.
+    """`changes`, `record`, `encoded`, `want`, `coded`, `open_units` -> `plan`, `plan_units`.
 
     replace  the destination takes the whole audience at once
     held     only refusals go out; members whose row has changed since keep what they have
     """
     if held:
-        _freeze_changed(bench)
+        _keep_changed(bench)
     _what_goes(bench, coding)
-    _neighbourhood(bench)
-    _defer(bench)
-    _rows(bench, coding, replace=replace, held=held)
+    _neighbourhoods(bench)
+    bench.execute(
+        "create table draft (phase varchar, stage varchar, key varchar, n bigint, kind varchar, wanted boolean, "
+        "row_hash varchar, sent_hash varchar, effect varchar)"
+    )
+    for table in ("removal_units", "assert_units"):
+        bench.execute(f"create table {table} (key varchar, kind varchar, value varchar, n bigint)")
+    if replace:
+        _replace_rows(bench)
+    else:
+        _removal_rows(bench, coding)
+        _assert_rows(bench, coding)
+    _ledger_rows(bench, replace=replace, held=held)
     _number(bench, coding)
 
 
-def _freeze_changed(bench: duckdb.DuckDBPyConnection) -> None:
+def _keep_changed(bench: duckdb.DuckDBPyConnection) -> None:
     """While a sync is held its new rows are not trusted: who changed keeps the units on record, refused ones aside."""
-    bench.execute("create table stale as select key from changes where wanted and row_hash is distinct from old_row_hash")
+    bench.execute(
+        "create table stale as select key from changes where wanted and row_hash is distinct from old_row_hash"
+    )
     bench.execute("delete from want where key in (select key from stale)")
     bench.execute("delete from coded where key in (select key from stale)")
     bench.execute(
@@ -56,21 +73,10 @@ def _freeze_changed(bench: duckdb.DuckDBPyConnection) -> None:
 def _what_goes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     """`going`: units on record that their member should no longer have, and whether they may be removed.
 
-    A unit that any wanted member has stays (covered). One that only the platform's memory gave a meaning, and nothing
-    lasting beside it, is left to be forgotten.
+    A unit that any wanted member has stays (`covered`). One that only the platform's memory gave a meaning, with
+    nothing lasting beside it, is left to be forgotten. Members on record that this run does not look at (those who
+    left a segment that keeps them) count as wanted here.
     """
-    lasting = lasting_sql(coding.destination)
-    bench.execute(
-        """
-        create table keeping as
-        select distinct kind, value from (
-            select kind, value from want
-            union all
-            -- members on record that this run does not look at (kept although they left the segment)
-            select r.kind, r.value from record r where r.key not in (select key from changes)
-        )
-        """
-    )
     bench.execute(
         f"""
         create table going as
@@ -79,10 +85,14 @@ def _what_goes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
             where not exists (select 1 from want w where w.key = r.key and w.kind = r.kind and w.value = r.value)
         ),
         judged as (
-            select g.*, (k.value is not null) as covered
-            from gone g left join keeping k on k.kind = g.kind and k.value = g.value
+            select g.*, (
+                exists (select 1 from want w where w.kind = g.kind and w.value = g.value)
+                or exists (select 1 from record r where r.kind = g.kind and r.value = g.value
+                    and not exists (select 1 from changes c where c.key = r.key))
+            ) as covered
+            from gone g
         ),
-        able as (select distinct key from judged where not covered and {lasting})
+        able as (select distinct key from judged where not covered and {lasting_sql(coding.destination)})
         select j.key, j.kind, j.value,
             case when j.covered then 'covered' when a.key is not null then 'remove' else 'forgotten' end as phase
         from judged j left join able a on a.key = j.key
@@ -90,137 +100,100 @@ def _what_goes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     )
 
 
-def _neighbourhood(bench: duckdb.DuckDBPyConnection) -> None:
-    """`touched`: keys linked to somebody from whom a unit is removed, themselves included."""
+def _neighbourhoods(bench: duckdb.DuckDBPyConnection) -> None:
+    """`touched`: keys linked to somebody from whom a unit is removed. `deferred`: keys linked to a running job.
+
+    Both include the keys they start from. Deferred members wait, so that no add and no remove cross.
+    """
     bench.execute("create table touched as select distinct key from going where phase = 'remove'")
+    bench.execute("create table deferred (key varchar)")
+    jobs = _count(bench, "open_units") > 0
+    if not jobs and _count(bench, "touched") == 0:
+        return
     bench.execute(
         "create table link as select distinct key, kind, value from "
         "(select key, kind, value from record union all select key, kind, value from want)"
     )
-    count = -1
-    while count != (now := _count(bench, "touched")):
-        count = now
-        if count == 0:
-            break
+    if jobs:
         bench.execute(
-            "insert into touched select distinct b.key from link a join touched t on t.key = a.key "
-            "join link b on b.kind = a.kind and b.value = a.value "
-            "where b.key not in (select key from touched)"
+            "insert into deferred select distinct l.key from link l "
+            "join open_units o on o.kind = l.kind and o.value = l.value"
         )
+        _spread(bench, "deferred")
+    _spread(bench, "touched")
 
 
-def _defer(bench: duckdb.DuckDBPyConnection) -> None:
-    """`deferred`: keys linked to units of a running job; they wait, so that no add and no remove cross."""
-    bench.execute(
-        "create table deferred as select distinct l.key from link l "
-        "join open_units o on o.kind = l.kind and o.value = l.value"
-    )
-    count = -1
-    while count != (now := _count(bench, "deferred")):
-        count = now
-        if count == 0:
-            break
+def _spread(bench: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Grow a table of keys along shared units until nobody is new."""
+    before = 0
+    while before != (now := _count(bench, table)):
+        before = now
         bench.execute(
-            "insert into deferred select distinct b.key from link a join deferred t on t.key = a.key "
-            "join link b on b.kind = a.kind and b.value = a.value "
-            "where b.key not in (select key from deferred)"
+            f"insert into {table} select distinct b.key from link a join {table} t on t.key = a.key "
+            f"join link b on b.kind = a.kind and b.value = a.value where b.key not in (select key from {table})"
         )
-
-
-def _rows(bench: duckdb.DuckDBPyConnection, coding: Encoding, *, replace: bool, held: bool) -> None:
-    """`draft`: one row per request row, not numbered yet; `draft_units` its units (`n` is the row's number per key)."""
-    bench.execute(
-        "create table draft (phase varchar, key varchar, n bigint, kind varchar, wanted boolean, row_hash varchar, "
-        "sent_hash varchar, effect varchar, payload varchar, stage varchar)"
-    )
-    bench.execute("create table draft_units (phase varchar, key varchar, n bigint, kind varchar, value varchar)")
-    if replace:
-        _replace_rows(bench)
-    else:
-        _removal_rows(bench, coding)
-        _assert_rows(bench, coding)
-    _unsent_rows(bench, replace=replace, held=held)
 
 
 def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     """Units to remove, one value of a kind a row: a member who is owed two old e-mails gets two rows.
 
-    Platforms that take one identifier at a time get one row a unit.
+    Platforms that take one identifier at a time get one row a unit. A further row that would hold nothing but an id
+    that the platform forgets is not sent.
     """
     single = coding.destination.row is Row.SINGLE
     within = "key" if single else "key, kind"
     bench.execute(
-        f"insert into draft_units select 'remove', key, row_number() over (partition by {within} order by kind, value), "
-        f"kind, value from going where phase = 'remove' and key not in (select key from deferred)"
+        f"insert into removal_units select key, kind, value, "
+        f"row_number() over (partition by {within} order by kind, value) as n "
+        f"from going where phase = 'remove' and key not in (select key from deferred)"
     )
-    if single:
+    if not single:
         bench.execute(
-            f"insert into draft select 'remove', u.key, u.n, u.kind, c.wanted, null, null, "
-            f"case when c.wanted then 'change' else 'remove' end, {single_payload_sql(coding)}, 'remove' "
-            f"from draft_units u join changes c on c.key = u.key where u.phase = 'remove'"
+            f"create table lone as select key, n from removal_units group by key, n "
+            f"having not bool_or({lasting_sql(coding.destination)})"
         )
-        return
-    cells = []
-    for name in coding.identifiers:
-        values = [f"max(case when kind = {literal(name)} then value end)"]
-        for unit in (unit for unit in coding.kinds if len(unit) > 1 and name in unit):
-            place = list(unit).index(name) + 1
-            values.append(f"max(case when kind = {literal(kind_of(unit))} then split_part(value, chr(31), {place}) end)")
-        cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
-    lone = f"having bool_or({lasting_sql(coding.destination)})"
+        bench.execute(
+            "update going set phase = 'forgotten' where phase = 'remove' and (key, kind, value) in "
+            "(select (u.key, u.kind, u.value) from removal_units u join lone l on l.key = u.key and l.n = u.n)"
+        )
+        bench.execute("delete from removal_units where (key, n) in (select (key, n) from lone)")
     bench.execute(
-        f"create table removal as select key, n, {', '.join(cells)} from draft_units where phase = 'remove' "
-        f"group by key, n {lone}"
+        f"insert into draft select distinct 'remove', 'remove', u.key, u.n, {'u.kind' if single else 'null'}, c.wanted, "
+        f"null, null, case when c.wanted then 'change' else 'remove' end "
+        f"from removal_units u join changes c on c.key = u.key"
     )
-    # A second row of a member that would hold nothing but a fading id is not sent; the id goes with the first row.
-    bench.execute(
-        "insert into going select key, kind, value, 'forgotten' from draft_units u where phase = 'remove' "
-        "and not exists (select 1 from removal r where r.key = u.key and r.n = u.n)"
-    )
-    bench.execute(
-        "delete from draft_units u where phase = 'remove' "
-        "and not exists (select 1 from removal r where r.key = u.key and r.n = u.n)"
-    )
-    bench.execute(
-        f"insert into draft select 'remove', r.key, r.n, null, c.wanted, null, null, "
-        f"case when c.wanted then 'change' else 'remove' end, r.payload, 'remove' "
-        f"from (select key, n, {payload_sql(coding)} as payload from removal) r join changes c on c.key = r.key"
-    )
-    bench.execute("drop table removal")
 
 
 def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     """Wanted members who are new, changed, in doubt, forced, or near a removal."""
+    single = coding.destination.row is Row.SINGLE
     bench.execute(
         """
         create table asserted as
-        select c.key, c.row_hash, d.sent_hash, d.payload,
-            case when c.key in (select key from touched) then 'after' else 'assert' end as stage,
+        select c.key, c.row_hash, d.sent_hash,
+            case when t.key is not null then 'after' else 'assert' end as stage,
             case when c.sharer or (c.old_status = 'present' and c.old_sent_hash = d.sent_hash) then 'reassert'
-                 when c.old_status in ('present', 'perhaps') and c.key in (select key from record) then 'change'
+                 when c.old_status in ('present', 'perhaps') then 'change'
                  else 'add' end as effect
-        from changes c join coded d on d.key = c.key
+        from changes c join coded d on d.key = c.key left join touched t on t.key = c.key
         where c.wanted and d.usable and c.key not in (select key from deferred)
-            and (c.forced or c.key in (select key from touched) or (not c.sharer and (
+            and (c.forced or t.key is not null or (not c.sharer and (
                 c.old_status is null or c.old_status <> 'present' or c.old_sent_hash is distinct from d.sent_hash)))
         """
     )
-    if coding.destination.row is Row.SINGLE:
+    if single:
         bench.execute(
-            f"insert into draft select 'assert', a.key, row_number() over (partition by a.key order by u.kind, u.value), "
-            f"u.kind, true, a.row_hash, a.sent_hash, a.effect, {single_payload_sql(coding)}, a.stage "
-            f"from asserted a join want u on u.key = a.key"
+            "insert into assert_units select w.key, w.kind, w.value, "
+            "row_number() over (partition by w.key order by w.kind, w.value) as n "
+            "from want w join asserted a on a.key = w.key"
         )
         bench.execute(
-            "insert into draft_units select 'assert', u.key, row_number() over (partition by u.key order by u.kind, u.value), "
-            "u.kind, u.value from want u join asserted a on a.key = u.key"
+            "insert into draft select 'assert', a.stage, a.key, u.n, u.kind, true, a.row_hash, a.sent_hash, a.effect "
+            "from asserted a join assert_units u on u.key = a.key"
         )
         return
     bench.execute(
-        "insert into draft select 'assert', key, 1, null, true, row_hash, sent_hash, effect, payload, stage from asserted"
-    )
-    bench.execute(
-        "insert into draft_units select 'assert', w.key, 1, w.kind, w.value from want w join asserted a on a.key = w.key"
+        "insert into draft select 'assert', stage, key, 1, null, true, row_hash, sent_hash, effect from asserted"
     )
 
 
@@ -229,56 +202,39 @@ def _replace_rows(bench: duckdb.DuckDBPyConnection) -> None:
     bench.execute(
         """
         create table asserted as
-        select c.key, c.row_hash, d.sent_hash, d.payload,
+        select c.key, c.row_hash, d.sent_hash,
             case when c.old_status = 'present' and c.old_sent_hash = d.sent_hash then 'reassert'
-                 when c.key in (select key from record) then 'change' else 'add' end as effect
+                 when c.old_status in ('present', 'perhaps') then 'change' else 'add' end as effect
         from changes c join coded d on d.key = c.key where c.wanted and d.usable
         """
     )
     bench.execute(
-        "insert into draft select 'replace', key, 1, null, true, row_hash, sent_hash, effect, payload, 'replace' "
-        "from asserted"
+        "insert into draft select 'replace', 'replace', key, 1, null, true, row_hash, sent_hash, effect from asserted"
     )
-    bench.execute(
-        "insert into draft_units select 'replace', w.key, 1, w.kind, w.value from want w "
-        "join asserted a on a.key = w.key"
-    )
-    bench.execute(
-        "insert into draft_units select 'leave', key, 1, kind, value from going where phase in ('remove', 'forgotten')"
-    )
-    bench.execute(
-        "insert into draft select distinct 'leave', g.key, 1, null, c.wanted, null, null, "
-        "case when c.wanted then 'change' else 'remove' end, null, null from going g join changes c on c.key = g.key "
-        "where g.phase in ('remove', 'forgotten')"
-    )
+    bench.execute("update going set phase = 'leave' where phase in ('remove', 'forgotten')")
 
 
-def _unsent_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool) -> None:
-    """Rows that change the ledger only."""
-    phases = ["covered"] if replace else ["covered", "forgotten"]
-    for phase in phases:
-        bench.execute(
-            f"insert into draft_units select '{phase}', key, 1, kind, value from going where phase = '{phase}' "
-            "and key not in (select key from deferred)"
-        )
-        bench.execute(
-            f"insert into draft select distinct '{phase}', g.key, 1, null, c.wanted, null, null, "
-            f"case when c.wanted then 'none' else 'remove' end, null, null from going g join changes c on c.key = g.key "
-            f"where g.phase = '{phase}' and g.key not in (select key from deferred)"
-        )
+def _ledger_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool) -> None:
+    """Rows that are not sent and change the ledger only."""
+    quiet = "'covered', 'leave'" if replace else "'covered', 'forgotten'"
+    bench.execute(
+        f"insert into draft select distinct g.phase, null, g.key, 1, null, c.wanted, null, null, "
+        f"case when c.wanted then 'none' else 'remove' end from going g join changes c on c.key = g.key "
+        f"where g.phase in ({quiet}) and g.key not in (select key from deferred)"
+    )
     if held:
         # Someone near a removal whose row has changed cannot be asserted now: the ledger must not call them present.
         bench.execute(
-            "insert into draft select 'owed', c.key, 1, null, true, null, null, 'none', null, null from changes c "
+            "insert into draft select 'owed', null, c.key, 1, null, true, null, null, 'none' from changes c "
             "join stale s on s.key = c.key where c.key in (select key from touched)"
         )
         return
     bench.execute(
         """
         insert into draft
-        select case when c.wanted and d.usable then 'settle' when c.wanted then 'unusable' else 'gone' end,
+        select case when c.wanted and d.usable then 'settle' when c.wanted then 'unusable' else 'gone' end, null,
             c.key, 1, null, c.wanted, c.row_hash, case when d.usable then d.sent_hash end,
-            case when c.wanted and not d.usable then 'unusable' else 'none' end, null, null
+            case when c.wanted and not d.usable then 'unusable' else 'none' end
         from changes c left join coded d on d.key = c.key
         where not c.sharer and c.key not in (select key from deferred)
             and c.key not in (select key from asserted)
@@ -288,42 +244,93 @@ def _unsent_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool)
 
 
 def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
-    """Give rows their sequence and batches, stage by stage, at most `limits.members` rows and `body_bytes` a batch.
-
-    Stages: `remove`, then `assert` (members far from every removal), then `after` (members near one).
-    """
-    limits = coding.destination.limits
-    size = limits.members
-    if limits.body_bytes is not None:
-        longest = bench.execute("select coalesce(max(strlen(payload)), 1) from draft").fetchone()
-        room = max(1, (limits.body_bytes - 1024) // (int(longest[0]) + 1)) if longest else size
-        size = min(size, room)
+    """`draft` -> `plan`, stage by stage: sequence, batches of at most `limits.members` rows, and payloads."""
+    single = coding.destination.row is Row.SINGLE
     bench.execute(
-        f"""
-        create table plan as
-        with placed as (
-            select *, (row_number() over (partition by stage, kind order by key, n) - 1) // {size} as slice from draft
-        ),
-        ranked as (
-            select *, case when stage is not null then dense_rank() over (order by
-                case stage when 'remove' then 1 when 'replace' then 1 when 'assert' then 2 when 'after' then 3 else 4 end,
-                kind, slice) end as batch
-            from placed
+        "create table plan (seq bigint, phase varchar, stage varchar, batch bigint, key varchar, n bigint, "
+        "wanted boolean, row_hash varchar, sent_hash varchar, effect varchar, payload varchar)"
+    )
+    groups = bench.execute("select stage, kind from draft where stage is not null group by all order by all").fetchall()
+    order = {stage: number for number, stage in enumerate(_STAGES)}
+    # A batch is read by a range of rows, so they must lie together.
+    bench.execute("set preserve_insertion_order = true")
+    size = _batch_size(bench, coding, single=single)
+    for stage, kind in sorted(groups, key=lambda group: (order[group[0]], group[1] or "")):
+        where = f"d.stage = {literal(stage)} and d.kind is not distinct from {literal(kind)}"
+        seq, batch = bench.execute("select coalesce(max(seq), 0), coalesce(max(batch), 0) from plan").fetchone() or (
+            0,
+            0,
         )
-        select row_number() over (order by batch nulls last, phase, key, n) as seq,
-            phase, stage, batch, key, n, wanted, row_hash, sent_hash, effect, payload
-        from ranked
-        """
-    )
+        bench.execute(
+            f"insert into plan select {seq} + row_number() over (), phase, stage, "
+            f"{batch} + 1 + (row_number() over () - 1) // {size}, key, n, wanted, row_hash, sent_hash, effect, payload "
+            f"from ({_with_payload(coding, stage, single=single)} where {where})"
+        )
+    seq = _one(bench, "select coalesce(max(seq), 0) from plan")
     bench.execute(
-        "create table plan_units as select p.seq, u.kind, u.value from draft_units u "
-        "join plan p on p.phase = u.phase and p.key = u.key and p.n = u.n"
+        f"insert into plan select {seq} + row_number() over (), phase, null, null, key, n, wanted, row_hash, sent_hash, "
+        f"effect, null from draft where stage is null"
     )
+    bench.execute("set preserve_insertion_order = false")
+    _plan_units(bench, single=single)
     bench.execute("create table refused_rows (seq bigint)")
     bench.execute("drop table draft")
-    bench.execute("drop table draft_units")
+
+
+def _with_payload(coding: Encoding, stage: str, *, single: bool) -> str:
+    """Query for the draft rows `d` of one stage with the JSON that is sent for each."""
+    if single:
+        units = "removal_units" if stage == "remove" else "assert_units"
+        return (
+            f"select d.*, {single_payload_sql(coding, 'u.')} as payload "
+            f"from draft d join {units} u on u.key = d.key and u.n = d.n"
+        )
+    if stage != "remove":
+        return f"select d.*, {payload_sql(coding, 'e.')} as payload from draft d join encoded e on e.key = d.key"
+    cells = []
+    for name in coding.identifiers:
+        values = [f"max(case when kind = {literal(name)} then value end)"]
+        for unit in (unit for unit in coding.kinds if len(unit) > 1 and name in unit):
+            part = f"split_part(value, chr(31), {list(unit).index(name) + 1})"
+            values.append(f"max(case when kind = {literal(kind_of(unit))} then {part} end)")
+        cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
+    row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
+    return (
+        f"select d.*, {payload_sql(coding, 'e.')} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
+    )
+
+
+def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Encoding, *, single: bool) -> int:
+    """Rows a batch, so that even the longest rows fit the platform's body limit."""
+    limits = coding.destination.limits
+    if limits.body_bytes is None:
+        return limits.members
+    payload = single_payload_sql(coding, "") if single else payload_sql(coding, "")
+    longest = _one(bench, f"select max(strlen({payload})) from {'want' if single else 'encoded'}")
+    return max(1, min(limits.members, (limits.body_bytes - _ENVELOPE_BYTES) // (max(longest, 1) + 1)))
+
+
+def _plan_units(bench: duckdb.DuckDBPyConnection, *, single: bool) -> None:
+    """The units that each planned row carries or gives up."""
+    asserts = "assert_units u on u.key = p.key and u.n = p.n" if single else "want u on u.key = p.key"
+    bench.execute(
+        f"""
+        create table plan_units as
+        select p.seq, u.kind, u.value from plan p join {asserts} where p.phase in ('assert', 'replace')
+        union all
+        select p.seq, u.kind, u.value from plan p join removal_units u on u.key = p.key and u.n = p.n
+        where p.phase = 'remove'
+        union all
+        select p.seq, g.kind, g.value from plan p join going g on g.key = p.key and g.phase = p.phase
+        where p.phase in ('covered', 'forgotten', 'leave')
+        """
+    )
 
 
 def _count(bench: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = bench.execute(f"select count(*) from {table}").fetchone()
-    return int(row[0]) if row else 0
+    return _one(bench, f"select count(*) from {table}")
+
+
+def _one(bench: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = bench.execute(sql).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0

@@ -78,9 +78,7 @@ def status(request: Request) -> tuple[record.StatusRow, ...]:
         return record.status(project)
 
 
-def _run(
-    request: Request, progress: Progress, *, sends: bool
-) -> tuple[RunResult, dict[str, tuple[str, ...]]]:
+def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResult, dict[str, tuple[str, ...]]]:
     started, clock = datetime.now(timezone.utc), time.monotonic()
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     results: list[SyncResult] = []
@@ -100,7 +98,7 @@ def _run(
                     bug = error
                     result, shown = _bug(item, error), ()
                 if sends and not project.may_send and result.status != "failed":
-                    result = replace(result, status="skipped", reason=_not_allowed(project), exit_code=0)
+                    result = _not_allowed(project, result)
                 result = replace(result, elapsed_s=time.monotonic() - began)
                 results.append(result)
                 if shown:
@@ -225,6 +223,9 @@ def _bug(item: Sync, error: Exception) -> SyncResult:
     return replace(record.blank(item), status="failed", reason=reason, exit_code=2)
 
 
-def _not_allowed(project: Project) -> str:
+def _not_allowed(project: Project, result: SyncResult) -> SyncResult:
+    """The plan of a sync whose dbt target may not send."""
     allowed = ", ".join(project.settings.targets) or "none"
-    return f"target_not_allowed: dbt target {project.profile.target} may not send (vars.dbt_segments.targets: {allowed})"
+    text = f"dbt target {project.profile.target} may not send; vars.dbt_segments.targets: {allowed}"
+    notes = (text, *((f"would be held: {result.reason}",) if result.status == "held" else ()), *result.notes)
+    return replace(result, status="skipped", reason="target_not_allowed", exit_code=0, notes=notes)

@@ -67,7 +67,7 @@ class Project:
 
 def read_configuration(options: Options) -> tuple[Profile, ProjectSettings, Connections]:
     """Profile, settings and connections; no warehouse is touched. Raises SettingsError."""
-    profile = load_profile(options.project_dir, options.profiles_dir, options.target, options.vars)
+    profile = load_profile(options.project_dir, options.profiles_dir, options.target, options.vars, environment())
     settings = read_project_settings(profile.variables, options.vars)
     env = environment()
     path = find_destinations_file(options.profiles_dir, env, options.project_dir)
@@ -93,12 +93,19 @@ def open_project(options: Options, lock_timeout_s: float, tell: Callable[[str], 
         raise ConfigError(problems=tuple(problems))
     selection = select_syncs(registry, options.select, options.exclude)
     if selection.unmatched:
-        raise ConfigError(f"nothing matches {', '.join(selection.unmatched)}", hint="dbt-segments status lists all syncs")
+        raise ConfigError(
+            f"nothing matches {', '.join(selection.unmatched)}", hint="dbt-segments status lists all syncs"
+        )
     warehouse = Warehouse(profile, wait=tell)
     state, state_profile = warehouse, profile
     if settings.state is not None:
         state_profile = load_profile(
-            options.project_dir, options.profiles_dir, settings.state.target, options.vars, settings.state.profile
+            options.project_dir,
+            options.profiles_dir,
+            settings.state.target,
+            options.vars,
+            environment(),
+            settings.state.profile,
         )
         state = Warehouse(state_profile, wait=tell)
     if state_profile.kind == "duckdb" and state_profile.path is None:
@@ -138,10 +145,10 @@ def open_project(options: Options, lock_timeout_s: float, tell: Callable[[str], 
 
 def _require_file(path: Path) -> None:
     if not path.exists():
-        raise WarehouseErrorAtStart(f"there is no DuckDB file {path}", hint="run dbt build first")
+        raise NoConnectionError(f"there is no DuckDB file {path}", hint="run dbt build first")
 
 
-class WarehouseErrorAtStart(WarehouseError):
+class NoConnectionError(WarehouseError):
     """No connection at the start: nothing ran."""
 
     exit_code = 2
@@ -158,7 +165,7 @@ def _started(warehouse: Warehouse, lock_timeout_s: float) -> Iterator[Session]:
     except WarehouseError as error:
         if connected:
             raise
-        raise WarehouseErrorAtStart(error.message, hint=error.hint or "check the profile with dbt debug") from None
+        raise NoConnectionError(error.message, hint=error.hint or "check the profile with dbt debug") from None
 
 
 def _read_builds(session: Session, schema: str, target_path: Path, profile: Profile) -> dict[str, builds.Build]:

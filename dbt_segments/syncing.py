@@ -20,18 +20,15 @@ from dbt_segments.audiences import AudienceHeldError, Resolver, gone, recorded
 from dbt_segments.deliver import Courier, Delivery, write_ahead
 from dbt_segments.destinations.base import Audience, Batch, Destination, Op
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
-from dbt_segments.encode import Encoding, encode_changes, encode_refused, encoding
+from dbt_segments.encode import encode_changes, encode_refused, encoding
 from dbt_segments.errors import (
     AuthError,
     DestinationError,
     GoneError,
     SegmentsError,
     TransientError,
-    WarehouseError,
 )
-from dbt_segments.freeze import (
-    KIND as FROZEN,
-)
+from dbt_segments.freeze import KIND as FROZEN
 from dbt_segments.freeze import (
     Frozen,
     HeldError,
@@ -50,7 +47,7 @@ from dbt_segments.state import ledger as ledgers
 from dbt_segments.state import pending as pendings
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.pending import Generation, open_rows, read_generations
-from dbt_segments.values import Counts, Segment, Sync, SyncResult
+from dbt_segments.values import Counts, Segment, Status, Sync, SyncResult
 from dbt_segments.warehouse import TEXT, Session
 from dbt_segments.workbench import open_workbench
 
@@ -123,9 +120,7 @@ class Frozens:
         mine = sources(s for s in self._project.registry.syncs if s.entity.name == entity.name)
         key = (entity.name, sync.channel, tuple(m.unique_id for m in suppress_too))
         if key not in self._refusals:
-            found = freeze_refusals(
-                models, self._project.store, bench, entity, suppress_too, sync.channel, mine, state
-            )
+            found = freeze_refusals(models, self._project.store, bench, entity, suppress_too, sync.channel, mine, state)
             self._refusals[key] = found
             if found is not None:
                 self._scratch.add(found.name)
@@ -222,9 +217,7 @@ class SyncRun:
 
     # -- sync -------------------------------------------------------------------------------------------------
 
-    def sync(
-        self, lock: Lock, sender: Sender, due: Callable[[Sync, datetime | None, datetime], bool]
-    ) -> SyncResult:
+    def sync(self, lock: Lock, sender: Sender, due: Callable[[Sync, datetime | None, datetime], bool]) -> SyncResult:
         """Mend what was left, then send what changed. Runs under the audience's lock."""
         before = (sender.stats.requests, sender.stats.retries, sender.stats.bytes_sent)
         result = self._sync_once(lock, sender, due)
@@ -245,7 +238,8 @@ class SyncRun:
                 return replace(
                     record.blank(self._sync),
                     status="skipped",
-                    reason=f"not_due: {self._sync.schedule}; --now syncs at once",
+                    reason="not_due",
+                    notes=(f"its schedule is {self._sync.schedule}; --now syncs at once",),
                     audience_id=known.audience.id if known else None,
                 )
         holds = self._holds()
@@ -348,7 +342,7 @@ class SyncRun:
             if error.hint:
                 notes.append(error.hint)
             reason = f"{error.code or type(error).__name__}: {error.message}"
-            status = "partial" if done else "failed"
+            status: Status = "partial" if done else "failed"
             return replace(result, status=status, reason=reason, exit_code=error.exit_code, notes=tuple(notes))
         if delivery.unattributed or rejected > ALLOWED_REJECTS * max(1, done + rejected):
             reason = f"rejects: the destination refused {rejected:,} members"
@@ -390,7 +384,7 @@ class SyncRun:
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, frozen: Frozen, *, held: bool
     ) -> _Plan:
         """Diff and encode: fills the workbench's `plan`."""
-        refusals = self._refusals(models, state, bench, held=held)
+        refusals = self._frozens.refusals(models, state, bench, self._sync)
         ledger = ledgers.read_ledger(state, self._store, self._sync.id)
         generations = read_generations(state, self._store, self._sync.id, ledger)
         inputs = Inputs(
@@ -411,7 +405,9 @@ class SyncRun:
             standing = measure(state, inputs)
             replacing = replaces(self._destination)
             if replacing and not held:
-                looked = standing.members - standing.refused - standing.unchanged - standing.rejected - standing.unusable
+                looked = (
+                    standing.members - standing.refused - standing.unchanged - standing.rejected - standing.unusable
+                )
                 gone_too = standing.acknowledged - standing.unchanged
                 if looked or gone_too:
                     inputs = replace(inputs, full=True)
@@ -426,16 +422,6 @@ class SyncRun:
         rows = bench.execute("select count(*) from plan").fetchone()
         return _Plan(replace(found, counts=counts), standing, int(rows[0]) if rows else 0)
 
-    def _refusals(
-        self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, held: bool
-    ) -> Refusals | None:
-        try:
-            return self._frozens.refusals(models, state, bench, self._sync)
-        except (HeldError, WarehouseError):
-            if held:
-                raise
-            raise
-
     def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> str | None:
         """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.
 
@@ -447,7 +433,9 @@ class SyncRun:
         explicit = "r.class in ('suppressed', 'refused')"
         columns = {"key": TEXT, **{f"c{n}": TEXT for n in range(len(self._coding.sources))}}
         selected = "".join(f', r."{source}" as c{n}' for n, source in enumerate(self._coding.sources))
-        state.fetch(f"select r.key{selected} from {inputs.refusals.table} r where {explicit}", bench, "refused", columns)
+        state.fetch(
+            f"select r.key{selected} from {inputs.refusals.table} r where {explicit}", bench, "refused", columns
+        )
         encode_refused(bench, self._coding, "refused")
         bench.execute("drop table refused")
         if inputs.ledger.is_new:
@@ -461,9 +449,7 @@ class SyncRun:
         )
         bench.execute("insert into refused_units from refused_record")
         name = self._store.table(f"flagged_{secrets.token_hex(6)}")
-        state.store(
-            name, bench, "select distinct kind, value from refused_units", {"kind": TEXT, "value": TEXT}
-        )
+        state.store(name, bench, "select distinct kind, value from refused_units", {"kind": TEXT, "value": TEXT})
         return name
 
     def _audience(self, lock: Lock, sender: Sender) -> Audience:
@@ -587,7 +573,17 @@ class SyncRun:
         keep = set(ledger.pointer.tables.values()) if ledger.pointer else set()
         for generation in read_generations(session, self._store, self._sync.id, ledger):
             keep |= set(generation.pointer.tables.values())
-        kinds = ["members", "units", "delta_members", "delta_units", "pending", "pending_units", "fate", "rows", "change"]
+        kinds = [
+            "members",
+            "units",
+            "delta_members",
+            "delta_units",
+            "pending",
+            "pending_units",
+            "fate",
+            "rows",
+            "change",
+        ]
         self._store.collect(session, self._sync.id, kinds, keep, before=lock.token + 1)
 
     def _held(self, holds: list[str], counts: Counts) -> SyncResult:

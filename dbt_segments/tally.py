@@ -52,7 +52,9 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
         bench, "select count(*) from plan where phase = 'settle' and row_hash is not null"
     )
     reasserted = effects.get("reassert", 0)
-    shared = _one(bench, "select count(*) from plan p join changes c on c.key = p.key where p.phase = 'assert' and c.sharer")
+    shared = _one(
+        bench, "select count(*) from plan p join changes c on c.key = p.key where p.phase = 'assert' and c.sharer"
+    )
     counts = Counts(
         members=standing.members,
         added=effects.get("add", 0),

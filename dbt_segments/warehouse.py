@@ -10,13 +10,12 @@ out of and into it. Text columns that look alike stay apart (null and ''), becau
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 
@@ -55,6 +54,7 @@ def load_profile(
     profiles_dir: Path | None,
     target: str | None,
     cli_vars: Mapping[str, Any],
+    environment: Mapping[str, str],
     profile: str | None = None,
 ) -> Profile:
     """Read dbt_project.yml and profiles.yml with dbt's own loader; no connection is made.
@@ -71,17 +71,18 @@ def load_profile(
     from dbt_common.context import set_invocation_context
     from dbt_common.exceptions import DbtBaseException
 
-    where = profiles_dir or _profiles_dir()
+    where = profiles_dir or _profiles_dir(environment)
     try:
-        set_invocation_context(dict(os.environ))
+        set_invocation_context(dict(environment))
         set_from_args(
-            Namespace(project_dir=str(project_dir), profiles_dir=str(where), vars=dict(cli_vars), version_check=False), None
+            Namespace(project_dir=str(project_dir), profiles_dir=str(where), vars=dict(cli_vars), version_check=False),
+            None,
         )
         loaded = dbt_profile(str(project_dir), dict(cli_vars), profile, target)
         project = load_project(str(project_dir), False, loaded, dict(cli_vars))
     except DbtBaseException as error:
         raise SettingsError(f"dbt could not read the project or its profile: {_dbt_words(error)}") from None
-    credentials = loaded.credentials
+    credentials: Any = loaded.credentials
     if credentials.type not in SUPPORTED:
         raise SettingsError(
             f"profile {loaded.profile_name}, target {loaded.target_name}: adapter {credentials.type} is not supported",
@@ -100,9 +101,9 @@ def load_profile(
     )
 
 
-def _profiles_dir() -> Path:
+def _profiles_dir(environment: Mapping[str, str]) -> Path:
     """dbt's search order: DBT_PROFILES_DIR, the current folder if the file is there, ~/.dbt."""
-    named = os.environ.get("DBT_PROFILES_DIR")
+    named = environment.get("DBT_PROFILES_DIR")
     if named:
         return Path(named)
     return Path.cwd() if (Path.cwd() / "profiles.yml").exists() else Path.home() / ".dbt"
@@ -151,7 +152,7 @@ class Warehouse:
         told = False
         while True:
             connection = Connection(
-                type=self.kind, name="dbt-segments", credentials=self.profile.credentials, state=ConnectionState.INIT
+                type=cast(Any, self.kind), name="dbt-segments", credentials=self.profile.credentials, state=ConnectionState.INIT
             )
             try:
                 return manager.open(connection)
@@ -257,7 +258,8 @@ class Session:
         """Whether a table or view of that name is there."""
         return bool(
             self.value(
-                "select count(*) from information_schema.tables where table_schema = ? and table_name = ?", [schema, name]
+                "select count(*) from information_schema.tables where table_schema = ? and table_name = ?",
+                [schema, name],
             )
         )
 
@@ -341,9 +343,7 @@ class _DuckDB(Session):
         self._cursor.close()
 
 
-def _copy_stream(
-    stream: _Stream, target: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]
-) -> None:
+def _copy_stream(stream: _Stream, target: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
     casts = ", ".join(f"cast({quote(name)} as {kind}) as {quote(name)}" for name, kind in columns.items())
     name = f"stream_{secrets.token_hex(4)}"
     target.register(name, stream)
@@ -379,7 +379,9 @@ class _Postgres(Session):
         oids = [(column.name, column.type_code) for column in cursor.description]
         names = dict(
             self.rows(
-                "select oid, format_type(oid, null) from pg_type where oid in (" + ", ".join(str(o) for _, o in oids) + ")"
+                "select oid, format_type(oid, null) from pg_type where oid in ("
+                + ", ".join(str(o) for _, o in oids)
+                + ")"
             )
         )
         return {name: str(names[oid]).lower() for name, oid in oids}

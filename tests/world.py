@@ -94,8 +94,10 @@ class World:
 
     def _table(self, name: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
         table = f"{self.warehouse.schema}.{name}"
-        self.sql(f"create schema if not exists {self.warehouse.schema}; drop table if exists {table}; "
-                 f"create table {table} ({columns})")
+        self.sql(
+            f"create schema if not exists {self.warehouse.schema}; drop table if exists {table}; "
+            f"create table {table} ({columns})"
+        )
         for start in range(0, len(rows), 500):
             values = ", ".join("(" + ", ".join(_literal(v) for v in row) + ")" for row in rows[start : start + 500])
             self.sql(f"insert into {table} values {values}")

@@ -86,7 +86,8 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
     for start in range(0, len(values), 500):
         some = values[start : start + 500]
         session.execute(
-            f"insert into {scratch['fate']} values " + ", ".join(f"({batch}, {literal(state)})" for batch, state in some)
+            f"insert into {scratch['fate']} values "
+            + ", ".join(f"({batch}, {literal(state)})" for batch, state in some)
         )
     whole = all(states[b].state == "accepted" for b in step.generation.phases if b in states) and all(
         b in states for b in step.generation.phases
@@ -225,9 +226,7 @@ def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str
     """
 
 
-def _settle_tables(
-    session: Session, store: Store, ledger: Ledger, names: Mapping[str, str]
-) -> dict[str, str]:
+def _settle_tables(session: Session, store: Store, ledger: Ledger, names: Mapping[str, str]) -> dict[str, str]:
     """Keep the base with the new delta, or merge both into a new base where the delta has grown large."""
     old = ledger.pointer.tables if ledger.pointer else {}
     delta_members, delta_units = store.table(names["delta_members"]), store.table(names["delta_units"])

@@ -39,9 +39,7 @@ _NO_MEMBERS = (
     "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as row_hash, cast(null as varchar(1)) as sent_hash, "
     "cast(null as varchar(1)) as status, cast(null as timestamp) as asserted_at where 1 = 0"
 )
-_NO_UNITS = (
-    "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as kind, cast(null as varchar(1)) as value where 1 = 0"
-)
+_NO_UNITS = "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as kind, cast(null as varchar(1)) as value where 1 = 0"
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def read_ledger(session: Session, store: Store, owner: str) -> Ledger:
     tables = {role: store.table(name) for role, name in pointer.tables.items()}
     members, units = ", ".join(MEMBERS), ", ".join(UNITS)
     if "delta_members" not in tables:
-        return Ledger(
-            pointer, f"select {members} from {tables['members']}", f"select {units} from {tables['units']}"
-        )
+        return Ledger(pointer, f"select {members} from {tables['members']}", f"select {units} from {tables['units']}")
     newer = f"not exists (select 1 from {tables['delta_members']} d where d.key = b.key)"
     return Ledger(
         pointer,

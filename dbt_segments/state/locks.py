@@ -156,9 +156,7 @@ def _acquire(
                 token = newest + 1
                 if _create(session, store, owner, token, lease_s):
                     overtaken = event not in ("", "released")
-                    return Lock(
-                        warehouse, store, owner, token, overtaken=overtaken, lease_s=lease_s, started=started
-                    )
+                    return Lock(warehouse, store, owner, token, overtaken=overtaken, lease_s=lease_s, started=started)
         if time.monotonic() >= deadline:
             raise LockedError(
                 f"{owner}: another run holds this audience",

@@ -151,6 +151,7 @@ def check(session: Session, schema: str) -> str:
     missing = [name for name in TABLES if not session.has_table(schema, name)]
     if missing:
         raise StateError(
-            f"schema {schema}: tables missing: {', '.join(missing)}", hint="restore them from a backup; nothing was sent"
+            f"schema {schema}: tables missing: {', '.join(missing)}",
+            hint="restore them from a backup; nothing was sent",
         )
     return str(state_id)

@@ -113,9 +113,7 @@ class Store:
         )
         return pointer
 
-    def log(
-        self, session: Session, name: str, rows: Sequence[Mapping[str, Any]], stamp: str = "recorded_at"
-    ) -> None:
+    def log(self, session: Session, name: str, rows: Sequence[Mapping[str, Any]], stamp: str = "recorded_at") -> None:
         """Append rows to a log table, stamped with the warehouse's clock."""
         if not rows:
             return

@@ -1,0 +1,35 @@
+# `make demo` and `make test` are all that a fresh clone needs: each makes .venv itself.
+
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3.10 python3; do \
+	if $$name -c 'import venv, ensurepip' >/dev/null 2>&1; then echo $$name; break; fi; done)
+PIP := .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check install --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo
+	.venv/bin/dbt-segments demo
+
+test: .venv/test
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+lint: .venv/test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv
+
+.venv/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed; set PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/demo: .venv/python $(SOURCES)
+	$(PIP) --editable .
+	@touch $@
+
+.venv/test: .venv/python $(SOURCES)
+	$(PIP) --editable '.[dev,postgres]'
+	@touch $@ .venv/demo

@@ -1,0 +1,294 @@
+"""Rules: what a raw identifier becomes before it is hashed or sent.
+
+A rule is SQL over a trimmed text that is not empty. Whether the result is hashed is the platform's choice, so a
+destination declares, for each identifier it takes, the rule that its API documents. The cases that no platform
+documents follow one decision: leave out and report, never guess or repair.
+
+Source of the defaults: Meta, "Customer file custom audiences", parameters and normalising rules, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dbt_segments.identifiers.sql import WHITE_SPACE, folded, literal, lowered, matches, present, without
+
+Case = Literal["lower", "upper"]
+
+
+class Lookup(enum.Enum):
+    """What a rule needs besides the text; it comes from a table of distinct values."""
+
+    NOTHING = "nothing"
+    PHONE = "the E.164 digits of the text"
+    OWN_COUNTRY = "the alpha-2 code that the text names"
+    ROW_COUNTRY = "the alpha-2 code of the row's country"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """SQL columns that a step may speak of: the last step's result, the trimmed text, and what was looked up."""
+
+    value: str
+    text: str
+    found: str
+
+
+Step = Callable[[Terms], str]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one identifier is normalised for a platform.
+
+    name     of the rule, not of the identifier: first and last names share one
+    version  part of the sync's fingerprint; raise it when any text comes out differently
+    hashed   the platform takes SHA-256 (lower-case hex) of the normalised text; otherwise it travels in clear
+    steps    SQL expressions, each over the result of the one before; null or empty in the end: nothing is sent
+    reason   (SQL of the trimmed text) -> SQL of the code for a text of which nothing came; null: it counts as absent.
+             A phone's reason comes from its look-up.
+    options  what the factory was asked for; part of the fingerprint
+    lookup   what the steps find in `Terms.found`
+    """
+
+    name: str
+    version: int
+    hashed: bool
+    steps: tuple[Step, ...] = field(repr=False, compare=False)
+    reason: Callable[[str], str] = field(repr=False, compare=False)
+    options: tuple[str, ...] = ()
+    lookup: Lookup = Lookup.NOTHING
+
+
+def _always(code: str) -> Callable[[str], str]:
+    return lambda text: literal(code)
+
+
+def _nothing_left(text: str) -> str:
+    return "null"
+
+
+def _lower(terms: Terms) -> str:
+    return lowered(terms.value)
+
+
+def _without(characters: str) -> Step:
+    """Drop white space and a character class; NFC comes after it, since a letter and its accent may now meet."""
+    return lambda terms: f"nfc_normalize({without(terms.value, WHITE_SPACE + characters)})"
+
+
+def _present(terms: Terms) -> str:
+    return present(terms.value)
+
+
+def _folded(terms: Terms) -> str:
+    return folded(terms.value)
+
+
+# -- contact data ---------------------------------------------------------------------------------------------
+
+_LOCAL_PART = rf'[^{WHITE_SPACE},;:<>()\[\]"\\@]+'
+_LABEL = r"[\p{L}\p{M}\p{Nd}-]+"
+_ADDRESS = rf"{_LOCAL_PART}@{_LABEL}(?:\.{_LABEL})+"
+
+
+def email() -> Rule:
+    """Lower case, otherwise as written: dots and `+tag` stay. What is not exactly one plain address is refused."""
+
+    def checked(terms: Terms) -> str:
+        return f"case when {matches(terms.value, _ADDRESS)} then {terms.value} end"
+
+    return Rule("email", 1, True, (_lower, checked), _always("email_invalid"))
+
+
+def phone(plus: bool = False) -> Rule:
+    """E.164: country code first, digits only; `plus` puts the `+` in front."""
+
+    def spelled(terms: Terms) -> str:
+        return f"'+' || {terms.found}" if plus else terms.found
+
+    return Rule("phone", 1, True, (spelled,), _always("phone_invalid"), (f"plus={plus}",), Lookup.PHONE)
+
+
+# -- names and places -----------------------------------------------------------------------------------------
+
+_NAME_DROPS = r"\p{P}"
+_CITY_DROPS = r"\p{P}\p{S}\p{N}"
+_REGION_DROPS = r"\p{P}\p{S}"
+_POSTAL_DROPS = r"\p{Pd}"
+
+
+def name() -> Rule:
+    """Lower case without punctuation and spaces; accents and digits stay."""
+    return Rule("name", 1, True, (_lower, _without(_NAME_DROPS), _present), _nothing_left)
+
+
+def initial() -> Rule:
+    """The first letter of what `name` makes of the text."""
+    pattern = literal(r"\p{L}")
+
+    def first_letter(terms: Terms) -> str:
+        return f"regexp_extract({terms.value}, {pattern})"
+
+    return Rule("initial", 1, True, (*name().steps, first_letter), _nothing_left)
+
+
+def city(fold: bool = True) -> Rule:
+    """Lower-case letters only; `fold` turns accented Latin letters into their base letter."""
+    fold_steps = (_folded,) if fold else ()
+    steps = (_lower, _without(_CITY_DROPS), *fold_steps, _present)
+    return Rule("city", 1, True, steps, _nothing_left, (f"fold={fold}",))
+
+
+_STATES = {
+    "alabama": "al", "alaska": "ak", "arizona": "az", "arkansas": "ar", "california": "ca", "colorado": "co",
+    "connecticut": "ct", "delaware": "de", "districtofcolumbia": "dc", "florida": "fl", "georgia": "ga",
+    "hawaii": "hi", "idaho": "id", "illinois": "il", "indiana": "in", "iowa": "ia", "kansas": "ks", "kentucky": "ky",
+    "louisiana": "la", "maine": "me", "maryland": "md", "massachusetts": "ma", "michigan": "mi", "minnesota": "mn",
+    "mississippi": "ms", "missouri": "mo", "montana": "mt", "nebraska": "ne", "nevada": "nv", "newhampshire": "nh",
+    "newjersey": "nj", "newmexico": "nm", "newyork": "ny", "northcarolina": "nc", "northdakota": "nd", "ohio": "oh",
+    "oklahoma": "ok", "oregon": "or", "pennsylvania": "pa", "rhodeisland": "ri", "southcarolina": "sc",
+    "southdakota": "sd", "tennessee": "tn", "texas": "tx", "utah": "ut", "vermont": "vt", "virginia": "va",
+    "washington": "wa", "washingtondc": "dc", "westvirginia": "wv", "wisconsin": "wi", "wyoming": "wy",
+}  # fmt: skip
+
+
+def region() -> Rule:
+    """Lower case without spaces, punctuation and symbols, accents folded; a US state's name becomes its code.
+
+    A row without a country counts as US here, as Meta's contract says.
+    """
+    whens = " ".join(f"when '{state}' then '{code}'" for state, code in _STATES.items())
+
+    def coded(terms: Terms) -> str:
+        code = f"case {terms.value} {whens} else {terms.value} end"
+        return f"case when coalesce({terms.found}, 'US') = 'US' then {code} else {terms.value} end"
+
+    steps = (_lower, _without(_REGION_DROPS), _folded, _present, coded)
+    return Rule("region", 1, True, steps, _nothing_left, (), Lookup.ROW_COUNTRY)
+
+
+def postal_code() -> Rule:
+    """Lower case without spaces and hyphens, whole; of a US code the first five digits.
+
+    US means the row's country, or no country and the shape 5 or 5+4 digits.
+    """
+    us_shape = rf"\d{{5}}(?:[{_POSTAL_DROPS}{WHITE_SPACE}]*\d{{4}})?"
+    first_five = literal(r"^\d{5}")
+
+    def cut(terms: Terms) -> str:
+        american = f"{terms.found} = 'US' or ({terms.found} is null and {matches(terms.text, us_shape)})"
+        five = f"regexp_extract({terms.value}, {first_five})"
+        return f"case when {american} then {five} when length({terms.value}) >= 2 then {terms.value} end"
+
+    steps = (_lower, _without(_POSTAL_DROPS), cut)
+    return Rule("postal_code", 1, True, steps, _always("postal_code_invalid"), (), Lookup.ROW_COUNTRY)
+
+
+def country(case: Case = "lower", hashed: bool = True) -> Rule:
+    """ISO 3166-1 alpha-2 in the platform's case; what names no country is refused, never cut to two letters."""
+
+    def cased(terms: Terms) -> str:
+        return f"{case}({terms.found})"
+
+    return Rule("country", 1, hashed, (cased,), _always("country_unknown"), (f"case={case}",), Lookup.OWN_COUNTRY)
+
+
+# -- gender and birth -----------------------------------------------------------------------------------------
+
+
+def gender() -> Rule:
+    """`m` or `f`, from eight English words; any other word is refused, never cut to its first letter."""
+
+    def letter(terms: Terms) -> str:
+        return (
+            f"case when {terms.value} in ('m', 'male', 'man', 'boy') then 'm'"
+            f" when {terms.value} in ('f', 'female', 'woman', 'girl') then 'f' end"
+        )
+
+    return Rule("gender", 1, True, (_lower, letter), _always("gender_unknown"))
+
+
+_YEAR = r"\d{4}"
+_DAY_OR_MONTH = r"\d{1,2}"
+_ISO_DATE = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}(?::?\d{2})?)?)?"
+# Not calendar.month_name, which speaks the locale's language.
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+)  # fmt: skip
+
+
+def _iso_part(text: str, start: int, length: int) -> str:
+    """A part of the text where it is an ISO date (with a time, perhaps) that the calendar knows; else null."""
+    date = f"{matches(text, _ISO_DATE)} and try_cast(left({text}, 10) as date) is not null"
+    return f"case when {date} then substr({text}, {start}, {length}) end"
+
+
+def _padded(text: str, most: int) -> str:
+    """One or two plain digits as two, where they are within 1 and `most`; else null."""
+    number = f"try_cast({text} as integer)"
+    return f"case when {matches(text, _DAY_OR_MONTH)} and {number} between 1 and {most} then lpad({text}, 2, '0') end"
+
+
+def birth_year() -> Rule:
+    """Four digits from 1900 to this year, also out of an ISO date."""
+
+    def four_digits(terms: Terms) -> str:
+        return f"case when {matches(terms.text, _YEAR)} then {terms.text} else {_iso_part(terms.text, 1, 4)} end"
+
+    def within(terms: Terms) -> str:
+        year = f"try_cast({terms.value} as integer)"
+        return f"case when {year} between 1900 and year(current_date) then {terms.value} end"
+
+    return Rule("birth_year", 1, True, (four_digits, within), _always("birth_year_invalid"))
+
+
+def birth_month() -> Rule:
+    """`01` to `12`, from one or two digits, an English month's name or an ISO date."""
+    whens = " ".join(f"when '{month}' then '{number:02}'" for number, month in enumerate(_MONTHS, start=1))
+
+    def two_digits(terms: Terms) -> str:
+        named = f"case {terms.value} {whens} end"
+        return f"coalesce({_padded(terms.text, 12)}, {named}, {_iso_part(terms.text, 6, 2)})"
+
+    return Rule("birth_month", 1, True, (_lower, two_digits), _always("birth_month_invalid"))
+
+
+def birth_day() -> Rule:
+    """`01` to `31`, from one or two digits or an ISO date."""
+
+    def two_digits(terms: Terms) -> str:
+        return f"coalesce({_padded(terms.text, 31)}, {_iso_part(terms.text, 9, 2)})"
+
+    return Rule("birth_day", 1, True, (two_digits,), _always("birth_day_invalid"))
+
+
+# -- ids ------------------------------------------------------------------------------------------------------
+
+
+def maid(case: Case = "lower", hashed: bool = False, hexadecimal: bool = True) -> Rule:
+    """A mobile advertising id, 8-4-4-4-12 with hyphens; all zeros mean that tracking is off and are refused.
+
+    hexadecimal  False: any ASCII letters, since a platform's own sample is not hexadecimal
+    """
+    digit = "[0-9A-Fa-f]" if hexadecimal else "[0-9A-Za-z]"
+    shape = "-".join(f"{digit}{{{length}}}" for length in (8, 4, 4, 4, 12))
+    zeros = "[0-]*0[0-]*"
+
+    def cased(terms: Terms) -> str:
+        real = f"{matches(terms.text, shape)} and not {matches(terms.text, zeros)}"
+        return f"case when {real} then {case}({terms.text}) end"
+
+    def reason(text: str) -> str:
+        return f"case when {matches(text, zeros)} then 'maid_zero' else 'maid_invalid' end"
+
+    return Rule("maid", 1, hashed, (cased,), reason, (f"case={case}", f"hexadecimal={hexadecimal}"))
+
+
+def opaque_id() -> Rule:
+    """The sender's own key, in clear: trimmed, case kept."""
+    return Rule("opaque_id", 1, False, (), _nothing_left)

@@ -1,0 +1,13 @@
+select
+  customer_id,
+  email,
+  phone,
+  first_name,
+  last_name,
+  city,
+  postal_code,
+  country,
+  ads_consent,
+  newsletter,
+  signed_up_on
+from {{ ref('raw_customers') }}
