@@ -134,11 +134,13 @@ class Resolver:
             raise AudienceHeldError(
                 f"{sync.id}: audience {foreign[0].id} of that name carries the mark of another state",
                 code="foreign_mark",
-                hint="was the state lost? Restore it, or write `audience_id:` to adopt the audience without its history",
+                hint="was the state lost? Restore it. Or take the audience over without its history: remove the mark "
+                f"from its description at the platform, and write `audience_id: {foreign[0].id}`",
             )
         if others:
             raise AudienceHeldError(
-                f"{sync.id}: account {self._destination.account()} already has an audience of that name ({others[0].id})",
+                f"{sync.id}: account {self._destination.account()} already has an audience of that name "
+                f"({others[0].id})",
                 code="name_taken",
                 hint=f"to use it, write `audience_id: {others[0].id}`; or choose another `audience_name:`",
             )
@@ -167,7 +169,7 @@ class Resolver:
             raise AudienceHeldError(
                 f"{sync.id}: audience {audience.id} carries the mark of another state or sync",
                 code="foreign_mark",
-                hint="remove the mark from its description at the platform to take it over",
+                hint="to take it over, remove the mark from its description at the platform",
             )
         mark = audience.mark or mark_of(self._store.state_id, sync.id, secrets.token_hex(4))
         if self._destination.has_mark and not audience.mark:

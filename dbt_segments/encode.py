@@ -125,7 +125,8 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     )
     reasons = ", ".join(quote(f"{name}__reason") for name in coding.identifiers)
     bench.execute(
-        f"create table encoded as select e.key, {columns_sql}, {reasons}, ({' or '.join(hit) or 'false'}) as suppressed "
+        f"create table encoded as select e.key, {columns_sql}, {reasons}, "
+        f"({' or '.join(hit) or 'false'}) as suppressed "
         f"from raw_encoded e {' '.join(joins)}"
     )
     bench.execute("drop table raw_encoded")
@@ -165,10 +166,10 @@ def payload_sql(coding: Encoding, alias: str) -> str:
     if coding.destination.row is Row.POSITIONAL:
         cells = ", ',', ".join(_cell(coding, name, alias) for name in coding.identifiers)
         return f"concat('[', {cells}, ']')"
+    fields = {name: _json_text(coding.destination.identifiers[name].field) + ":" for name in coding.identifiers}
     cells = ", ".join(
-        f"case when {alias}{quote(name)} is not null then "
-        f"concat({literal(_json_text(coding.destination.identifiers[name].field) + ':')}, {_cell(coding, name, alias)}) end"
-        for name in coding.identifiers
+        f"case when {alias}{quote(name)} is not null then concat({literal(field)}, {_cell(coding, name, alias)}) end"
+        for name, field in fields.items()
     )
     return f"concat('{{', concat_ws(',', {cells}), '}}')"
 

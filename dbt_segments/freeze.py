@@ -265,9 +265,8 @@ class _Shape:
         for relation in entity.related:
             if any(source.startswith(f"{relation.name}.") for source in self.wanted):
                 alias = quote(f"r_{relation.name}")
-                joins.append(
-                    f"left join {relation.model.relation} {alias} on {alias}.{quote(relation.key)} = e.{quote(relation.on)}"
-                )
+                match = f"{alias}.{quote(relation.key)} = e.{quote(relation.on)}"
+                joins.append(f"left join {relation.model.relation} {alias} on {match}")
         return (
             f"with s_rows as ({self.rows_sql(session)}), "
             f"s_keys as (select key from s_rows where key is not null group by key having count(*) = 1) "

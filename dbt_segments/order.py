@@ -158,8 +158,8 @@ def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
         )
         bench.execute("delete from removal_units where (key, n) in (select (key, n) from lone)")
     bench.execute(
-        f"insert into draft select distinct 'remove', 'remove', u.key, u.n, {'u.kind' if single else 'null'}, c.wanted, "
-        f"null, null, case when c.wanted then 'change' else 'remove' end "
+        f"insert into draft select distinct 'remove', 'remove', u.key, u.n, {'u.kind' if single else 'null'}, "
+        f"c.wanted, null, null, case when c.wanted then 'change' else 'remove' end "
         f"from removal_units u join changes c on c.key = u.key"
     )
 
@@ -268,8 +268,8 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
         )
     seq = _one(bench, "select coalesce(max(seq), 0) from plan")
     bench.execute(
-        f"insert into plan select {seq} + row_number() over (), phase, null, null, key, n, wanted, row_hash, sent_hash, "
-        f"effect, null from draft where stage is null"
+        f"insert into plan select {seq} + row_number() over (), phase, null, null, key, n, wanted, row_hash, "
+        f"sent_hash, effect, null from draft where stage is null"
     )
     bench.execute("set preserve_insertion_order = false")
     _plan_units(bench, single=single)

@@ -175,6 +175,6 @@ def _read_builds(session: Session, schema: str, target_path: Path, profile: Prof
         relation = f"{quote(schema)}.{quote('model_builds')}"
         recorded = builds.from_rows(session.rows(builds.latest_sql(relation)))
     newest = builds.read_run_results(
-        target_path / "run_results.json", target=profile.target, default_target=profile.target
+        target_path / "run_results.json", target=profile.target, default_target=profile.default_target
     )
     return builds.latest((*recorded, *newest))

@@ -53,7 +53,7 @@ def blank(sync: Sync) -> SyncResult:
 def write_run(
     project: Project, result: SyncResult, run_id: str, lock_timeout_s: float, progress: Callable[[str, str], None]
 ) -> None:
-    """Append the sync's row to `sync_runs`. A failure to write is told and changes no result: the batches are logged."""
+    """Append the sync's row to `sync_runs`. A failure to do so is told and changes no result: batches are logged."""
     row = {
         "run_id": run_id,
         "sync_id": result.sync_id,

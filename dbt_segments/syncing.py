@@ -200,7 +200,7 @@ class SyncRun:
         texts = []
         ops = {"remove": Op.REMOVE, "assert": Op.ADD, "after": Op.ADD, "replace": Op.REPLACE}
         for batch, stage, total in bench.execute(
-            "select batch, min(stage), count(*) from plan where batch is not null group by batch order by batch limit ?",
+            "select batch, min(stage), count(*) from plan where batch is not null group by batch order by 1 limit ?",
             [show],
         ).fetchall():
             rows = bench.execute("select payload from plan where batch = ? order by seq limit 3", [batch]).fetchall()

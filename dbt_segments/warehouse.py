@@ -37,14 +37,18 @@ def literal(text: str | None) -> str:
 
 @dataclass(frozen=True)
 class Profile:
-    """A dbt profile's target: which adapter, where, and what the project says in its vars."""
+    """A dbt profile's target: which adapter, where, and what the project says in its vars.
+
+    default_target  the target of a dbt command that names none
+    path            of a DuckDB file; None for anything else
+    """
 
     kind: str
     target: str
     schema: str
     database: str
     credentials: Any = field(repr=False)
-    project_name: str = ""
+    default_target: str = ""
     variables: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -95,7 +99,7 @@ def load_profile(
         schema=credentials.schema,
         database=credentials.database,
         credentials=credentials,
-        project_name=project.project_name,
+        default_target=_default_target(where, loaded.profile_name, dict(cli_vars)),
         variables=project.vars.to_dict(),
         path=path,
     )
@@ -107,6 +111,14 @@ def _profiles_dir(environment: Mapping[str, str]) -> Path:
     if named:
         return Path(named)
     return Path.cwd() if (Path.cwd() / "profiles.yml").exists() else Path.home() / ".dbt"
+
+
+def _default_target(folder: Path, profile: str, cli_vars: dict[str, Any]) -> str:
+    from dbt.config.profile import read_profile
+    from dbt.config.renderer import ProfileRenderer
+
+    named = read_profile(str(folder))[profile].get("target", "default")
+    return str(ProfileRenderer(cli_vars).render_value(named))
 
 
 def _is_file(path: str) -> bool:
@@ -152,7 +164,10 @@ class Warehouse:
         told = False
         while True:
             connection = Connection(
-                type=cast(Any, self.kind), name="dbt-segments", credentials=self.profile.credentials, state=ConnectionState.INIT
+                type=cast(Any, self.kind),
+                name="dbt-segments",
+                credentials=self.profile.credentials,
+                state=ConnectionState.INIT,
             )
             try:
                 return manager.open(connection)

@@ -62,8 +62,7 @@ def _apply(session: Session, store: Store, owner: str, token: int, ledger: Ledge
     with session.transaction():
         _fates(session, store, step, scratch, first)
         session.execute(f"create table {scratch['change']} as {_changed_units(store, ledger, step, scratch['rows'])}")
-        _delta(session, store, ledger, scratch, names)
-        tables = _settle_tables(session, store, ledger, names)
+        tables = _write_ledger(session, store, ledger, scratch, names)
         for table in scratch.values():
             session.execute(f"drop table {table}")
         detail = _detail(ledger, step, tables)
@@ -158,26 +157,50 @@ def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
     """
 
 
-def _delta(
+def _write_ledger(
     session: Session, store: Store, ledger: Ledger, scratch: Mapping[str, str], names: Mapping[str, str]
-) -> None:
-    """The new delta: what the old one says of untouched keys, and the touched keys as they are now."""
+) -> dict[str, str]:
+    """The new ledger's tables: a delta over the old base, or a new base where the delta would be large."""
     old = ledger.pointer.tables if ledger.pointer else {}
-    kept = f"not exists (select 1 from {scratch['rows']} r where r.key = d.key)"
+    touched_members = _touched_members(session, ledger, scratch)
+    touched_units = f"select key, kind, value from {scratch['change']}"
+    untouched = f"not exists (select 1 from {scratch['rows']} r where r.key = o.key)"
     members, units = ", ".join(ledgers.MEMBERS), ", ".join(ledgers.UNITS)
-    carried_members = carried_units = ""
+    if _fits_delta(session, store, old, scratch["rows"]):
+        kept, tables = ("delta_members", "delta_units"), {"members": old["members"], "units": old["units"]}
+        parts = {
+            "delta_members": [touched_members],
+            "delta_units": [touched_units],
+        }
+        if "delta_members" in old:
+            parts["delta_members"].append(
+                f"select {members} from {store.table(old['delta_members'])} o where {untouched}"
+            )
+            parts["delta_units"].append(f"select {units} from {store.table(old['delta_units'])} o where {untouched}")
+    else:
+        kept, tables = ("members", "units"), {}
+        parts = {
+            "members": [
+                f"select {members} from ({touched_members}) t where status <> 'gone'",
+                f"select {members} from ({ledger.members}) o where {untouched}",
+            ],
+            "units": [touched_units, f"select {units} from ({ledger.units}) o where {untouched}"],
+        }
+    for role in kept:
+        session.execute(f"create table {store.table(names[role])} as {' union all '.join(parts[role])}")
+        tables[role] = names[role]
+    return tables
+
+
+def _fits_delta(session: Session, store: Store, old: Mapping[str, str], rows: str) -> bool:
+    """Whether what changed since the base was written is small enough to stay beside it."""
+    if "members" not in old:
+        return False
+    base = int(session.value(f"select count(*) from {store.table(old['members'])}") or 0)
+    changed = int(session.value(f"select count(*) from {rows}") or 0)
     if "delta_members" in old:
-        carried_members = f" union all select {members} from {store.table(old['delta_members'])} d where {kept}"
-        carried_units = f" union all select {units} from {store.table(old['delta_units'])} d where {kept}"
-    session.execute(
-        f"create table {store.table(names['delta_units'])} as "
-        f"select cast(key as varchar) as key, cast(kind as varchar) as kind, cast(value as varchar) as value "
-        f"from {scratch['change']}" + carried_units
-    )
-    session.execute(
-        f"create table {store.table(names['delta_members'])} as {_touched_members(session, ledger, scratch)}"
-        + carried_members
-    )
+        changed += int(session.value(f"select count(*) from {store.table(old['delta_members'])}") or 0)
+    return changed <= base * _MERGE_AT
 
 
 def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str]) -> str:
@@ -185,7 +208,8 @@ def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str
     wanted is still on record, so the member must be looked at again."""
     return f"""
     select cast(n.key as varchar) as key,
-        cast(case when n.owed = 1 or n.outcome in ('perhaps', 'gone') then null else n.row_hash end as varchar) as row_hash,
+        cast(case when n.owed = 1 or n.outcome in ('perhaps', 'gone') then null else n.row_hash end as varchar)
+            as row_hash,
         cast(case when n.outcome = 'present' then n.sent_hash end as varchar) as sent_hash,
         cast(n.outcome as varchar) as status,
         cast(case when n.asserted = 1 and n.outcome = 'present' then {session.now} else n.asserted_at end as timestamp)
@@ -224,36 +248,6 @@ def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str
         ) u on u.key = g.key
     ) n
     """
-
-
-def _settle_tables(session: Session, store: Store, ledger: Ledger, names: Mapping[str, str]) -> dict[str, str]:
-    """Keep the base with the new delta, or merge both into a new base where the delta has grown large."""
-    old = ledger.pointer.tables if ledger.pointer else {}
-    delta_members, delta_units = store.table(names["delta_members"]), store.table(names["delta_units"])
-    delta = int(session.value(f"select count(*) from {delta_members}") or 0)
-    base = int(session.value(f"select count(*) from {store.table(old['members'])}") or 0) if "members" in old else 0
-    if base and delta <= base * _MERGE_AT:
-        return {
-            "members": old["members"],
-            "units": old["units"],
-            "delta_members": names["delta_members"],
-            "delta_units": names["delta_units"],
-        }
-    members, units = ", ".join(ledgers.MEMBERS), ", ".join(ledgers.UNITS)
-    new_members, new_units = store.table(names["members"]), store.table(names["units"])
-    carried = ""
-    carried_units = ""
-    if base:
-        fresh = f"where not exists (select 1 from {delta_members} d where d.key = b.key)"
-        carried = f" union all select {members} from {store.table(old['members'])} b {fresh}"
-        carried_units = f" union all select {units} from {store.table(old['units'])} b {fresh}"
-    session.execute(
-        f"create table {new_members} as select {members} from {delta_members} where status <> 'gone'" + carried
-    )
-    session.execute(f"create table {new_units} as select {units} from {delta_units}" + carried_units)
-    session.execute(f"drop table {delta_members}")
-    session.execute(f"drop table {delta_units}")
-    return {"members": names["members"], "units": names["units"]}
 
 
 def _detail(ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str, object]:

@@ -35,11 +35,10 @@ MEMBERS = {
 }
 UNITS = {"key": "varchar", "kind": "varchar", "value": "varchar"}
 
-_NO_MEMBERS = (
-    "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as row_hash, cast(null as varchar(1)) as sent_hash, "
-    "cast(null as varchar(1)) as status, cast(null as timestamp) as asserted_at where 1 = 0"
-)
-_NO_UNITS = "select cast(null as varchar(1)) as key, cast(null as varchar(1)) as kind, cast(null as varchar(1)) as value where 1 = 0"
+
+def _nothing(columns: Mapping[str, str]) -> str:
+    """A query for no row with these columns."""
+    return f"select {', '.join(f'cast(null as {kind}) as {name}' for name, kind in columns.items())} where 1 = 0"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def read_ledger(session: Session, store: Store, owner: str) -> Ledger:
     """The newest ledger of a sync, empty where there is none."""
     pointer = store.head(session, owner, KIND)
     if pointer is None or not pointer.tables:
-        return Ledger(pointer, _NO_MEMBERS, _NO_UNITS)
+        return Ledger(pointer, _nothing(MEMBERS), _nothing(UNITS))
     tables = {role: store.table(name) for role, name in pointer.tables.items()}
     members, units = ", ".join(MEMBERS), ", ".join(UNITS)
     if "delta_members" not in tables:

@@ -136,10 +136,14 @@ def hold(
     try:
         yield lock
     finally:
-        with contextlib.suppress(WarehouseError, LockedError), warehouse.session(lock_timeout_s=5.0) as session:
-            with session.transaction():
-                lock.fence(session)
-                _write(session, store, owner, lock.token, "released", 0.0)
+        with contextlib.suppress(WarehouseError, LockedError):
+            _release(warehouse, store, lock)
+
+
+def _release(warehouse: Warehouse, store: Store, lock: Lock) -> None:
+    with warehouse.session(lock_timeout_s=5.0) as session, session.transaction():
+        lock.fence(session)
+        _write(session, store, lock.owner, lock.token, "released", 0.0)
 
 
 def _acquire(

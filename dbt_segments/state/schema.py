@@ -129,7 +129,8 @@ def ensure(session: Session, schema: str) -> str:
             spec = ", ".join(f"{quote(column)} {kind}" for column, kind in columns.items())
             session.execute(f"create table if not exists {table(schema, name)} ({spec})")
         session.execute(
-            f"insert into {table(schema, 'state_info')} select {literal(secrets.token_hex(8))}, {VERSION}, {session.now} "
+            f"insert into {table(schema, 'state_info')} "
+            f"select {literal(secrets.token_hex(8))}, {VERSION}, {session.now} "
             f"where not exists (select 1 from {table(schema, 'state_info')})"
         )
     return check(session, schema)
