@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from dbt_segments.destinations.base import Audience, Batch, Destination, Op
+from dbt_segments.destinations.base import Audience, Batch, Destination
 from dbt_segments.encode import Encoding
 from dbt_segments.errors import (
     DestinationError,
@@ -25,6 +25,7 @@ from dbt_segments.errors import (
     UnknownError,
     WarehouseError,
 )
+from dbt_segments.order import OPS
 from dbt_segments.send import Sender, Sent, send_batches
 from dbt_segments.state import pending as pendings
 from dbt_segments.state.locks import Lock
@@ -33,7 +34,6 @@ from dbt_segments.warehouse import Session, Warehouse
 
 # Batches a wave: at most so many are in doubt after a crash, and the state is written once for all of them.
 WAVE = 16
-_OPS = {"remove": Op.REMOVE, "assert": Op.ADD, "after": Op.ADD, "replace": Op.REPLACE}
 
 
 @dataclass
@@ -62,10 +62,10 @@ class Delivery:
         return state
 
 
-def write_ahead(
-    session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock, seq: int
-) -> Pointer:
+def write_ahead(session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock) -> Pointer:
     """Commit the plan as a generation: rows, units, and which batches there are."""
+    last = store.pointers(session, owner, pendings.KIND)
+    seq = last[-1].seq + 1 if last and last[-1].token == lock.token else 1
     rows = bench.execute("select batch, min(stage) from plan where batch is not null group by batch").fetchall()
     names = {
         role: store.name(kind, owner, lock.token, seq)
@@ -126,7 +126,7 @@ class Courier:
         stages: dict[str, list[int]] = {}
         for number, stage in generation.detail["batches"].items():
             stages.setdefault(stage, []).append(int(number))
-        for stage in ("replace", "remove", "assert", "after"):
+        for stage in OPS:
             batches = sorted(stages.get(stage, ()))
             if stage == "after" and not self._may_follow(stages.get("remove", ()), delivery):
                 self._tell(f"{len(batches)} batches wait until removals have ended")
@@ -180,7 +180,7 @@ class Courier:
                 "select string_agg(payload, ',' order by seq), count(*) from plan where batch = ?", [number]
             )
             yield Batch(
-                op=_OPS[stage],
+                op=OPS[stage],
                 rows=rows,
                 count=count,
                 number=batches.index(number) + 1,

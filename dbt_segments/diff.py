@@ -12,7 +12,6 @@ changes. When something of that neighbourhood is removed they must be asserted a
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,7 +103,7 @@ def measure(session: Session, inputs: Inputs) -> Standing:
     return Standing(*numbers)
 
 
-def fetch_changes(session: Session, store: Store, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> None:
+def fetch_changes(session: Session, store: Store, owner: str, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> None:
     """Fill the workbench tables `changes`, `record` and `open_units`."""
     columns = {**_FIXED, **{f"c{n}": TEXT for n in range(len(inputs.sources))}}
     names = ", ".join(columns)
@@ -126,7 +125,7 @@ def fetch_changes(session: Session, store: Store, bench: duckdb.DuckDBPyConnecti
         bench.execute("drop table o")
     if inputs.ledger.is_new:
         return
-    seen = store.table(f"seen_{secrets.token_hex(6)}")
+    seen = store.scratch("seen", owner)
     session.store(
         seen,
         bench,

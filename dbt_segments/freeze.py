@@ -19,7 +19,8 @@ from dbt_segments.state.store import Pointer, Store
 from dbt_segments.values import Entity, Model, Segment, Sync
 from dbt_segments.warehouse import TEXT, Session, quote
 
-KIND = "frozen"
+FROZEN = "frozen"
+REFUSALS = "refusals"
 
 
 class HeldError(ConfigError):
@@ -84,7 +85,7 @@ def freeze(
     entity = segment.entity
     shape = _Shape.read(session, segment, wanted)
     _check_unique(session, entity, shape)
-    name = _fresh(store, KIND, segment.model.unique_id)
+    name = _fresh(store, FROZEN, segment.model.unique_id)
     query = shape.members_sql(session)
     types = {"key": TEXT, **dict.fromkeys(wanted, TEXT)}
     _materialize(session, state_session, store, bench, name, query, types)
@@ -95,7 +96,7 @@ def freeze(
 def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Frozen) -> None:
     """Make this the segment's last good set, and collect the ones before it."""
     owner = segment.model.unique_id
-    before = store.pointers(session, owner, KIND)
+    before = store.pointers(session, owner, FROZEN)
     token = before[-1].token + 1 if before else 1
     detail = {
         "tables": {"frozen": frozen.name},
@@ -104,7 +105,7 @@ def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Froz
         "rejects": dict(frozen.rejects),
     }
     with session.transaction():
-        store.point(session, owner, KIND, token, 1, detail)
+        store.point(session, owner, FROZEN, token, 1, detail)
 
 
 def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None:
@@ -113,7 +114,7 @@ def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None
     stem = segment.model.unique_id.rsplit(".", 1)[0]
     owners += [f"{stem}.{old}" for old in segment.renamed_from]
     for owner in owners:
-        pointer: Pointer | None = store.head(session, owner, KIND)
+        pointer: Pointer | None = store.head(session, owner, FROZEN)
         if pointer is not None:
             name = pointer.tables["frozen"]
             detail = pointer.detail
@@ -135,7 +136,7 @@ def freeze_refusals(
 ) -> Refusals | None:
     """Everybody whom this entity's consent and suppression models exclude now; None where it has neither."""
     parts = [_suppressed_sql(session, model, entity.key) for model in (*entity.suppress, *suppress)]
-    columns = session.columns(entity.model.relation)
+    columns = _columns(session, entity.model)
     key = session.text(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
     consent = entity.consent.get(channel)
     if consent is not None:
@@ -160,11 +161,16 @@ def freeze_refusals(
         f"select x.key, x.class{''.join(', ' + column for column in selected)} from ({query}) x "
         f"left join {entity.model.relation} e on {key} = x.key"
     )
-    name = _fresh(store, "refusals", f"{entity.name}.{channel}")
+    name = _fresh(store, REFUSALS, refusals_owner(entity, channel))
     _materialize(
         session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **dict.fromkeys(wanted, TEXT)}
     )
     return Refusals(store.table(name), name)
+
+
+def refusals_owner(entity: Entity, channel: str) -> str:
+    """Whose the refusal tables of an entity and a consent channel are."""
+    return f"{entity.name}.{channel}"
 
 
 def _fresh(store: Store, kind: str, owner: str) -> str:
@@ -173,7 +179,7 @@ def _fresh(store: Store, kind: str, owner: str) -> str:
 
 
 def _suppressed_sql(session: Session, model: Model, key: str) -> str:
-    columns = session.columns(model.relation)
+    columns = _columns(session, model)
     column = key if key in columns else next(iter(columns))
     return f"select {session.text(quote(column), columns[column])} as key, 1 as rank from {model.relation}"
 
@@ -211,7 +217,7 @@ class _Shape:
     @classmethod
     def read(cls, session: Session, segment: Segment, wanted: tuple[str, ...]) -> _Shape:
         entity = segment.entity
-        related = {r.name: session.columns(r.model.relation) for r in entity.related}
+        related = {r.name: _columns(session, r.model) for r in entity.related}
         shape = cls(segment, wanted, _columns(session, segment.model), _columns(session, entity.model), related)
         for columns, model in ((shape.segment_columns, segment.model), (shape.entity_columns, entity.model)):
             if entity.key not in columns:
@@ -293,7 +299,7 @@ def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
     if doubles:
         raise HeldError(
             "entity_keys_not_unique",
-            f"{entity.model.name}: {doubles} keys occur more than once in {entity.key}",
+            f"{entity.model.name}: {entity.key} is not unique: {doubles} of its values occur more than once",
             hint="an entity has one row per key; add a unique test to it",
         )
     for relation in entity.related:

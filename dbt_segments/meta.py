@@ -99,7 +99,6 @@ class DestinationItem(_Block):
     schedule: Annotated[Text, AfterValidator(_check_schedule)] = "daily"
     removals: bool = True
     enabled: bool = True
-    on_missing: Literal["fail", "recreate", "adopt"] = "fail"
     hold: HoldBlock = HoldBlock()
 
 

@@ -21,7 +21,8 @@ from dbt_segments.destinations.base import Destination, Op, Row, Support
 from dbt_segments.encode import Encoding, kind_of, lasting_sql, payload_sql, single_payload_sql
 from dbt_segments.warehouse import literal, quote
 
-_STAGES = ("remove", "replace", "assert", "after")
+# Stage -> what is asked of the destination, in the order of sending.
+OPS = {"remove": Op.REMOVE, "replace": Op.REPLACE, "assert": Op.ADD, "after": Op.ADD}
 # Room for what surrounds the rows in a body: field names, session, audience.
 _ENVELOPE_BYTES = 1024
 
@@ -251,7 +252,7 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
         "wanted boolean, row_hash varchar, sent_hash varchar, effect varchar, payload varchar)"
     )
     groups = bench.execute("select stage, kind from draft where stage is not null group by all order by all").fetchall()
-    order = {stage: number for number, stage in enumerate(_STAGES)}
+    order = {stage: number for number, stage in enumerate(OPS)}
     # A batch is read by a range of rows, so they must lie together.
     bench.execute("set preserve_insertion_order = true")
     size = _batch_size(bench, coding, single=single)

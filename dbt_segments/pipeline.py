@@ -20,11 +20,12 @@ from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
 from dbt_segments.errors import Problem, SegmentsError
+from dbt_segments.frozens import Frozens
 from dbt_segments.project import Project
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.state import locks
-from dbt_segments.syncing import Frozens, SyncRun
+from dbt_segments.syncing import SyncRun, Wishes
 from dbt_segments.values import Registry, RunResult, Sync, SyncResult
 
 Progress = Callable[[str, str], None]
@@ -74,7 +75,7 @@ def plan(request: Request, progress: Progress) -> PlanResult:
 
 def status(request: Request) -> tuple[record.StatusRow, ...]:
     """What the state knows of every selected sync."""
-    with projects.open_project(request.options, request.lock_timeout_s, lambda text: None) as project:
+    with projects.open_project(request.options, request.lock_timeout_s, lambda text: None, alone=False) as project:
         return record.status(project)
 
 
@@ -148,14 +149,13 @@ class _Turn:
                 item,
                 destination,
                 self._frozens,
+                Wishes(self._request.full, released, self._request.show_requests),
                 run_id=self._run_id,
                 lock_timeout_s=self._request.lock_timeout_s,
-                full=self._request.full,
-                released=released,
                 tell=tell,
             )
             if not self._sending:
-                return run.plan(show=self._request.show_requests)
+                return run.plan()
             sender, gate = self._senders.get(item, destination)
             lock = stack.enter_context(
                 locks.hold(

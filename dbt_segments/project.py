@@ -81,12 +81,18 @@ def check(options: Options) -> tuple[Registry, list[Problem]]:
 
 
 @contextlib.contextmanager
-def open_project(options: Options, lock_timeout_s: float, tell: Callable[[str], None]) -> Iterator[Project]:
-    """The project, with its state made or checked; on DuckDB the run's lock is held until the block ends.
+def open_project(
+    options: Options, lock_timeout_s: float, tell: Callable[[str], None], *, alone: bool = True
+) -> Iterator[Project]:
+    """The project, with its state made or checked.
+
+    alone  on DuckDB, hold the run's lock until the block ends; a reader need not
 
     Raises ConfigError with every problem, StateError, LockedError, or WarehouseError with exit code 2 where there is
     no connection at the start.
     """
+    if options.state is not None:
+        raise ConfigError("--state: comparing with an earlier run's artifacts is not supported by this version")
     profile, settings, connections = read_configuration(options)
     registry, problems = load_registry(options.target_path, settings, connections)
     if problems:
@@ -117,7 +123,8 @@ def open_project(options: Options, lock_timeout_s: float, tell: Callable[[str], 
     with contextlib.ExitStack() as stack:
         if state_profile.path is not None:
             _require_file(state_profile.path)
-            stack.enter_context(locks.file_lock(state_profile.path, lock_timeout_s, tell))
+            if alone:
+                stack.enter_context(locks.file_lock(state_profile.path, lock_timeout_s, tell))
         with _started(state, lock_timeout_s) as session:
             known = schemas.exists(session, schema)
             if settings.require_state and not known:
@@ -137,7 +144,7 @@ def open_project(options: Options, lock_timeout_s: float, tell: Callable[[str], 
             warehouse=warehouse,
             state=state,
             store=store,
-            syncs=selection.syncs,
+            syncs=tuple(sync for sync in selection.syncs if sync.enabled),
             builds=built,
             freshness=builds.read_freshness(options.target_path / "sources.json"),
         )

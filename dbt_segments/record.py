@@ -19,6 +19,8 @@ from dbt_segments.values import RunResult, Sync, SyncResult
 from dbt_segments.warehouse import Session
 
 RESULTS_FILE = "dbt_segments_results.json"
+# A run holds a DuckDB file for moments only; dbt may hold it for longer, and then `status` says so.
+_READ_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
 
 def status(project: Project) -> tuple[StatusRow, ...]:
     """Every selected sync, as the state knows it."""
-    with project.state.session() as session:
+    with project.state.session(lock_timeout_s=_READ_TIMEOUT_S) as session:
         now = session.value(f"select {session.now}").replace(tzinfo=timezone.utc)
         return tuple(_status(session, project, sync, now) for sync in project.syncs)
 

@@ -98,7 +98,6 @@ class SyncReader:
             schedule=item.schedule,
             removals=item.removals,
             enabled=item.enabled,
-            on_missing=item.on_missing,
             hold=item.hold.over(self.settings.hold),
             former_ids=tuple(_sync_id(segment.model.package, old, item.to, object_) for old in segment.renamed_from),
         )

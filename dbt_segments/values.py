@@ -134,7 +134,6 @@ class Sync:
     audience_id    an existing audience to use instead; None: created or found by our mark
     schedule       "every run", "hourly", "daily", "manual" or a cron line
     channel        key of `Entity.consent` that governs it
-    on_missing     what to do when the audience is gone: fail, recreate (with everyone), or adopt one of that name
     """
 
     id: str
@@ -153,7 +152,6 @@ class Sync:
     enabled: bool = True
     hold: Hold = Hold()
     former_ids: tuple[str, ...] = ()
-    on_missing: Literal["fail", "recreate", "adopt"] = "fail"
 
     @property
     def entity(self) -> Entity:

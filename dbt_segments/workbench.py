@@ -7,15 +7,16 @@ left behind is removed by the next run: it can hold raw identifiers, so it must 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import filelock
 
-_PREFIX = "dbt-segments-"
+_PREFIX = "dbt-segments-bench-"
+_ALIVE = "alive.lock"
 
 
 @contextlib.contextmanager
@@ -25,7 +26,9 @@ def open_workbench(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
     memory_limit  DuckDB's text, e.g. "1GB"; the process needs some 200 MB on top
     """
     remove_leftovers()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    alive = filelock.FileLock(folder / _ALIVE)
+    alive.acquire()
     try:
         connection = duckdb.connect(
             str(folder / "workbench.duckdb"),
@@ -38,22 +41,17 @@ def open_workbench(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
         finally:
             connection.close()
     finally:
+        alive.release()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers() -> None:
-    """Remove workbenches whose process is gone."""
+    """Remove workbenches that no process holds any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        process = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if process.isdigit() and not _is_running(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        if not (folder / _ALIVE).exists():  # just being made, or somebody else's
+            continue
+        try:
+            with filelock.FileLock(folder / _ALIVE, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except (filelock.Timeout, OSError):
+            continue

@@ -83,7 +83,6 @@ seeds:
               identifiers: [phone, email]
               schedule: hourly
               removals: false
-              on_missing: recreate
               hold: {remove_members: 3}
             - phones
           syncs:
@@ -247,7 +246,7 @@ def test_every_default_can_be_overridden(manifest: dict[str, Any]) -> None:
     """What an item says is what the sync does; the rest of the project's thresholds stays."""
     sync = _sync(_read(manifest), "shop.vips.acme")
     assert [item.name for item in sync.identifiers] == ["email", "phone"]
-    assert (sync.audience_name, sync.schedule, sync.removals, sync.on_missing) == ("VIP", "hourly", False, "recreate")
+    assert (sync.audience_name, sync.schedule, sync.removals) == ("VIP", "hourly", False)
     assert sync.hold == Hold(tests="warn", remove_members=3)
     assert sync.former_ids == ("shop.favourites.acme",)
     assert sync.segment.name == "vip"

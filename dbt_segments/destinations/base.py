@@ -149,12 +149,14 @@ class Outcome:
     unattributed   refusals that the platform counts without naming rows
     job            handle of an accepted job that has not finished: all members are submitted
     done           False: the job (see `Destination.poll`) still runs
+    lost           why a job has no outcome: it failed, or its status is gone; it may have done anything
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
     unattributed: int = 0
     job: str | None = None
     done: bool = True
+    lost: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from dbt_segments.state import ledger as ledgers
 from dbt_segments.state import pending as pendings
 from dbt_segments.state.ledger import Ledger, read_ledger
+from dbt_segments.state.locks import Lock
 from dbt_segments.state.pending import Generation
 from dbt_segments.state.store import Pointer, Store
 from dbt_segments.warehouse import Session, literal
@@ -34,7 +35,7 @@ class _Step:
     last: bool
 
 
-def fold(session: Session, store: Store, owner: str, token: int) -> Ledger:
+def fold(session: Session, store: Store, owner: str, lock: Lock) -> Ledger:
     """Take every finished batch of every open generation into the ledger; returns the newest ledger.
 
     Runs under the audience's lock. Does nothing, and commits nothing, where there is nothing to fold.
@@ -43,7 +44,7 @@ def fold(session: Session, store: Store, owner: str, token: int) -> Ledger:
     for generation in pendings.read_generations(session, store, owner, ledger):
         step = _step(generation)
         if step.batches or step.last:
-            _apply(session, store, owner, token, ledger, step)
+            _apply(session, store, owner, lock, ledger, step)
             ledger = read_ledger(session, store, owner)
     return ledger
 
@@ -54,12 +55,14 @@ def _step(generation: Generation) -> _Step:
     return _Step(generation, batches, last=not running)
 
 
-def _apply(session: Session, store: Store, owner: str, token: int, ledger: Ledger, step: _Step) -> Pointer:
+def _apply(session: Session, store: Store, owner: str, lock: Lock, ledger: Ledger, step: _Step) -> Pointer:
+    token = lock.token
     seq = _next_seq(ledger, token)
     names = {role: store.name(role, owner, token, seq) for role in ("delta_members", "delta_units", "members", "units")}
     scratch = {role: store.table(store.name(role, owner, token, seq)) for role in ("fate", "rows", "change")}
     first = step.generation.folded == frozenset()
     with session.transaction():
+        lock.fence(session)
         _fates(session, store, step, scratch, first)
         session.execute(f"create table {scratch['change']} as {_changed_units(store, ledger, step, scratch['rows'])}")
         tables = _write_ledger(session, store, ledger, scratch, names)
@@ -262,18 +265,20 @@ def _detail(ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str,
     return {"tables": dict(tables), "through": list(through), "open": still_open}
 
 
-def seal(session: Session, store: Store, owner: str, token: int) -> None:
+def seal(session: Session, store: Store, owner: str, lock: Lock) -> None:
     """Close whatever an overtaken run may still write: its generations are from now on older than the ledger.
 
     A run that takes a lock over folds first and seals then; rows that the overtaken run logs later are ignored.
     """
-    ledger = fold(session, store, owner, token)
+    ledger = fold(session, store, owner, lock)
+    token = lock.token
     detail = {
         "tables": dict(ledger.pointer.tables) if ledger.pointer else {},
         "through": [token, 0],
         "open": dict(ledger.open),
     }
     with session.transaction():
+        lock.fence(session)
         store.point(
             session,
             owner,

@@ -97,7 +97,6 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "retries": "bigint",
         "bytes_sent": "bigint",
         "exit_code": "integer",
-        "token": "bigint",
         "started_at": "timestamp",
         "finished_at": "timestamp",
     },

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,14 @@ class Store:
                 f"insert into {self.table(name)} ({names}) values {', '.join(marks for _ in some)}",
                 [row[column] for row in some for column in columns],
             )
+
+    def scratch(self, kind: str, owner: str) -> str:
+        """A table for a moment, quoted; the time in its name lets later runs drop what a killed one left."""
+        return self.table(f"{self.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}")
+
+    def collect_scratch(self, session: Session, owner: str) -> None:
+        """Drop scratch tables that are older than a day."""
+        self.collect(session, owner, ("flagged", "seen"), (), before=int(time.time()) - 86_400)
 
     def collect(self, session: Session, owner: str, kinds: Iterable[str], keep: Iterable[str], before: int) -> None:
         """Drop this owner's tables of tokens below `before` that are not kept, orphans of dead runs among them."""

@@ -95,7 +95,7 @@ class Scripted(Destination):
         if code == "list_not_found":
             return Fault(GoneError("scripted: the list is gone", code=code))
         if code == "job_not_found":
-            return Fault(UnknownError("scripted: the job's status is gone", code=code))
+            return Fault(RefusedError("scripted: the job's status is gone", code=code))
         owed, divisible = code == "too_small", code == "bad_row"
         return Fault(RefusedError("scripted: refused", code=code, owed=owed, divisible=divisible))
 
@@ -120,9 +120,12 @@ class Scripted(Destination):
         return Outcome(job=reply.json["job"], done=False) if "job" in reply.json else _outcome(reply)
 
     def poll(self, audience: Audience, job: str) -> Flow[Outcome]:
-        reply = yield Call("GET", f"/jobs/{job}")
+        try:
+            reply = yield Call("GET", f"/jobs/{job}")
+        except RefusedError as error:
+            return Outcome(lost=error.code)
         if reply.json["state"] == "failed":
-            raise UnknownError("scripted: the job failed", code="job_failed")
+            return Outcome(lost="job_failed")
         return Outcome(job=job, done=False) if reply.json["state"] == "running" else _outcome(reply)
 
     def size(self, audience: Audience) -> Flow[Size]:

@@ -1,0 +1,99 @@
+"""What a run freezes, once for all its syncs: every segment, and everybody who is refused."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import duckdb
+
+from dbt_segments.errors import SegmentsError
+from dbt_segments.freeze import (
+    FROZEN,
+    REFUSALS,
+    Frozen,
+    HeldError,
+    Refusals,
+    commit_frozen,
+    freeze,
+    freeze_refusals,
+    refusals_owner,
+    sources,
+)
+from dbt_segments.project import Project
+from dbt_segments.values import Segment, Sync
+from dbt_segments.warehouse import Session
+
+_DAY_S = 86_400
+
+
+class Frozens:
+    """Freezes every segment, and everybody who is refused, once a run; drops what was only for this run."""
+
+    def __init__(self, project: Project, lock_timeout_s: float) -> None:
+        self._project = project
+        self._lock_timeout_s = lock_timeout_s
+        self._segments: dict[str, Frozen | HeldError] = {}
+        self._refusals: dict[tuple[Any, ...], Refusals | None] = {}
+        self._scratch: set[str] = set()
+
+    def __enter__(self) -> Frozens:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._scratch:
+            return
+        with suppress(SegmentsError), self._project.state.session(lock_timeout_s=self._lock_timeout_s) as session:
+            for name in self._scratch:
+                session.execute(f"drop table if exists {self._project.store.table(name)}")
+
+    def segment(
+        self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, segment: Segment, *, keep: bool
+    ) -> Frozen:
+        """The segment's members now; `keep` makes them its last good set. Raises HeldError, the same one each time."""
+        found = self._segments.get(segment.name)
+        if found is None:
+            found = self._freeze(models, state, bench, segment, keep=keep)
+            self._segments[segment.name] = found
+        if isinstance(found, HeldError):
+            raise found
+        return found
+
+    def _freeze(
+        self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, segment: Segment, *, keep: bool
+    ) -> Frozen | HeldError:
+        store = self._project.store
+        mine = [sync for sync in self._project.registry.syncs if sync.segment.name == segment.name]
+        try:
+            frozen = freeze(models, store, bench, segment, sources(mine), state)
+        except HeldError as error:
+            return error
+        self._scratch.add(frozen.name)
+        may_be_empty = any(sync.hold.empty != "hold" for sync in mine)
+        if keep and (frozen.members or may_be_empty):
+            commit_frozen(state, store, segment, frozen)
+            self._scratch.discard(frozen.name)
+            store.collect(state, segment.model.unique_id, [FROZEN], [frozen.name], before=_yesterday())
+        return frozen
+
+    def refusals(
+        self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, sync: Sync
+    ) -> Refusals | None:
+        """Everybody whom the sync must not send."""
+        store, entity, suppress_too = self._project.store, sync.entity, sync.segment.suppress
+        mine = sources(s for s in self._project.registry.syncs if s.entity.name == entity.name)
+        key = (entity.name, sync.channel, tuple(m.unique_id for m in suppress_too))
+        if key not in self._refusals:
+            found = freeze_refusals(models, store, bench, entity, suppress_too, sync.channel, mine, state)
+            self._refusals[key] = found
+            if found is not None:
+                self._scratch.add(found.name)
+            owner = refusals_owner(entity, sync.channel)
+            store.collect(state, owner, [REFUSALS], [found.name] if found else [], before=_yesterday())
+        return self._refusals[key]
+
+
+def _yesterday() -> int:
+    """Tables of the last day stay: another run may still read them. Older ones are what killed runs left."""
+    return int(time.time()) - _DAY_S

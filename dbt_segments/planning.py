@@ -1,0 +1,159 @@
+"""Making a sync's plan in the workbench: diff, encode and order, with everybody who is refused taken out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+
+from dbt_segments import tally
+from dbt_segments.destinations.base import Audience, Batch, Destination
+from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
+from dbt_segments.encode import Encoding, encode_changes, encode_refused
+from dbt_segments.freeze import Frozen, Refusals
+from dbt_segments.order import OPS, plan_rows, replaces
+from dbt_segments.state.ledger import read_ledger
+from dbt_segments.state.pending import open_rows, read_generations
+from dbt_segments.state.store import Store
+from dbt_segments.values import Sync
+from dbt_segments.warehouse import TEXT, Session, quote
+
+_EXPLICIT = "r.class in ('suppressed', 'refused')"
+_SHOWN_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that lies in the workbench: what it would do, and how many rows and requests it has."""
+
+    found: tally.Forecast
+    rows: int
+    requests: int
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the plan of one sync.
+
+    full  assert every member again
+    """
+
+    store: Store
+    sync: Sync
+    coding: Encoding
+    full: bool
+
+    def plan(
+        self, state: Session, bench: duckdb.DuckDBPyConnection, frozen: Frozen, refusals: Refusals | None, *, held: bool
+    ) -> Plan:
+        """Fill the workbench's `plan`; `held`: with explicit refusals only."""
+        ledger = read_ledger(state, self.store, self.sync.id)
+        generations = read_generations(state, self.store, self.sync.id, ledger)
+        destination = self.coding.destination
+        inputs = Inputs(
+            frozen=frozen,
+            refusals=refusals,
+            ledger=ledger,
+            sources=self.coding.sources,
+            fingerprint=self.coding.fingerprint,
+            open_rows=open_rows(self.store, generations),
+            full=self.full and not held,
+            retention_days=destination.retention_days,
+            only_refusals=held,
+            removals=self.sync.removals,
+        )
+        replacing = replaces(destination) and not held
+        flagged = self._flag(state, bench, inputs)
+        inputs = replace(inputs, flagged=flagged)
+        try:
+            standing = measure(state, inputs)
+            if replacing and _differs(standing):
+                inputs = replace(inputs, full=True)
+            fetch_changes(state, self.store, self.sync.id, bench, inputs)
+        finally:
+            if flagged:
+                state.execute(f"drop table {flagged}")
+        encode_changes(bench, self.coding)
+        plan_rows(bench, self.coding, replace=replacing, held=held)
+        return self._summary(bench, standing, frozen)
+
+    def _summary(self, bench: duckdb.DuckDBPyConnection, standing: Standing, frozen: Frozen) -> Plan:
+        found = tally.forecast(bench, standing)
+        counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
+        row = bench.execute("select count(*), count(distinct batch) from plan").fetchone()
+        rows, requests = row or (0, 0)
+        return Plan(replace(found, counts=counts), int(rows), int(requests))
+
+    def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> str | None:
+        """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.
+
+        Returns a state table of the same where the ledger has members who may share them.
+        """
+        bench.execute(f"create table refused_units (kind {TEXT}, value {TEXT})")
+        if inputs.refusals is None:
+            return None
+        sources = self.coding.sources
+        columns = {"key": TEXT, **{f"c{n}": TEXT for n in range(len(sources))}}
+        selected = "".join(f", r.{quote(source)} as c{n}" for n, source in enumerate(sources))
+        table = inputs.refusals.table
+        state.fetch(f"select r.key{selected} from {table} r where {_EXPLICIT}", bench, "refused", columns)
+        encode_refused(bench, self.coding, "refused")
+        bench.execute("drop table refused")
+        if inputs.ledger.is_new:
+            return None
+        units = {"kind": TEXT, "value": TEXT}
+        state.fetch(
+            f"select distinct u.kind, u.value from ({inputs.ledger.units}) u join {table} r on r.key = u.key "
+            f"where {_EXPLICIT}",
+            bench,
+            "refused_record",
+            units,
+        )
+        bench.execute("insert into refused_units from refused_record")
+        name = self.store.scratch("flagged", self.sync.id)
+        state.store(name, bench, "select distinct kind, value from refused_units", units)
+        return name
+
+
+def _differs(standing: Standing) -> bool:
+    """Whether anybody would be added, changed or removed."""
+    settled = standing.refused + standing.unchanged + standing.rejected + standing.unusable
+    return standing.members != settled or standing.acknowledged != standing.unchanged
+
+
+def examples(bench: duckdb.DuckDBPyConnection, coding: Encoding, audience: Audience, number: int) -> Iterator[str]:
+    """Requests as they would be sent, every value masked. Secrets are added only when a request goes out."""
+    batches = bench.execute(
+        "select batch, min(stage), count(*) from plan where batch is not null group by batch order by 1 limit ?",
+        [number],
+    ).fetchall()
+    for batch, stage, total in batches:
+        rows = bench.execute(
+            "select payload from plan where batch = ? order by seq limit ?", [batch, _SHOWN_ROWS]
+        ).fetchall()
+        masked = ",".join(json.dumps(mask(json.loads(row[0])), ensure_ascii=False) for row in rows)
+        shown = Batch(OPS[stage], masked, len(rows), 1, True, total, "example", 1, coding.identifiers)
+        yield _text(coding.destination, audience, shown)
+
+
+def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
+    flow = destination.push(audience, batch)
+    call = next(flow)
+    flow.close()
+    body = call.body or "\n  ".join(f"{name}: {value}" for name, value in (call.form or {}).items())
+    head = f"{call.method} {destination.root()}{call.path} ({batch.total:,} members, {batch.count} shown)"
+    return f"{head}\n  {body}"
+
+
+def mask(value: Any) -> Any:
+    """A row with its values hidden: of a hash the first four digits, of anything else nothing."""
+    if isinstance(value, list):
+        return [mask(item) for item in value]
+    if isinstance(value, dict):
+        return {name: mask(item) if name != "type" else item for name, item in value.items()}
+    if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
+        return f"{value[:4]}..."
+    return "***" if value not in ("", None) else value

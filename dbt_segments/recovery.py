@@ -1,0 +1,140 @@
+"""What an earlier run left: interrupted generations are folded, running jobs are asked for their outcome."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from dbt_segments.audiences import recorded
+from dbt_segments.destinations.base import Audience, Destination
+from dbt_segments.errors import TransientError
+from dbt_segments.send import Sender
+from dbt_segments.state import fold as folds
+from dbt_segments.state import ledger as ledgers
+from dbt_segments.state.locks import Lock
+from dbt_segments.state.pending import Generation, read_generations
+from dbt_segments.state.store import Store
+from dbt_segments.values import Sync
+from dbt_segments.warehouse import Session, Warehouse
+
+
+class Recovery:
+    """Takes in what is left of one sync; runs under its lock, before anything else."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        store: Store,
+        lock: Lock,
+        sync: Sync,
+        destination: Destination,
+        *,
+        run_id: str,
+        lock_timeout_s: float,
+    ) -> None:
+        self._warehouse = warehouse
+        self._store = store
+        self._lock = lock
+        self._sync = sync
+        self._destination = destination
+        self._run_id = run_id
+        self._lock_timeout_s = lock_timeout_s
+
+    def recover(self) -> list[Generation]:
+        """Take in what an earlier run left; returns the generations whose jobs still run."""
+        with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
+            if self._lock.overtaken:
+                folds.seal(session, self._store, self._sync.id, self._lock)
+            self._inherit(session)
+            ledger = folds.fold(session, self._store, self._sync.id, self._lock)
+            return read_generations(session, self._store, self._sync.id, ledger)
+
+    def _inherit(self, session: Session) -> None:
+        """A renamed model goes on with the ledger of its former sync id."""
+        if self._store.head(session, self._sync.id, ledgers.KIND) is not None:
+            return
+        for former in self._sync.former_ids:
+            folds.fold(session, self._store, former, self._lock)
+            pointer = self._store.head(session, former, ledgers.KIND)
+            if pointer is not None and pointer.tables:
+                detail = {"tables": dict(pointer.tables), "through": [0, 0], "open": {}}
+                with session.transaction():
+                    self._lock.fence(session)
+                    self._store.point(session, self._sync.id, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
+                return
+
+    def poll(self, sender: Sender, generations: list[Generation]) -> None:
+        """Ask for the outcome of every running job, and fold those that ended."""
+        with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
+            known = recorded(session, self._store, self._sync)
+        if known is None:
+            return
+        rows: list[dict[str, Any]] = []
+        for generation in generations:
+            for batch in generation.open_batches:
+                event = self._ask(sender, known.audience, generation, batch)
+                rows += [event] if event else []
+        if not rows:
+            return
+        with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
+            with session.transaction():
+                self._lock.fence(session)
+                self._store.log(session, "sync_batches", [row["event"] for row in rows])
+                for row in rows:
+                    self._log_refused(session, row)
+            folds.fold(session, self._store, self._sync.id, self._lock)
+
+    def _ask(self, sender: Sender, audience: Audience, generation: Generation, batch: int) -> dict[str, Any] | None:
+        job = generation.states[batch].job or ""
+        try:
+            outcome = sender.play(self._destination.poll(audience, job))
+            if not outcome.done:
+                return None
+        except TransientError:  # no answer for now: the job stays open
+            return None
+        # A job that failed, or that nobody knows of any more, may have done anything.
+        state = "unknown" if outcome.lost else "accepted"
+        refused = {} if outcome.lost else dict(outcome.refused)
+        return {
+            "refused": refused,
+            "generation": generation,
+            "batch": batch,
+            "event": {
+                "id": secrets.token_hex(8),
+                "run_id": self._run_id,
+                "sync_id": self._sync.id,
+                "generation": generation.pointer.id,
+                "batch": batch,
+                "phase": generation.phases[batch],
+                "state": state,
+                "job": job,
+                "members": None,
+                "refused": len(refused),
+                "unattributed": outcome.unattributed,
+                "reason": outcome.lost,
+                "token": self._lock.token,
+            },
+        }
+
+    def _log_refused(self, session: Session, row: dict[str, Any]) -> None:
+        """Refusals of a finished job, by the row's place in its batch."""
+        if not row["refused"]:
+            return
+        pending = self._store.table(row["generation"].pointer.tables["pending"])
+        first = int(session.value(f"select min(seq) from {pending} where batch = ?", [row["batch"]]))
+        rejects = []
+        for index, code in row["refused"].items():
+            key = session.value(f"select key from {pending} where seq = ?", [first + index])
+            rejects.append(
+                {
+                    "id": secrets.token_hex(8),
+                    "run_id": self._run_id,
+                    "sync_id": self._sync.id,
+                    "generation": row["generation"].pointer.id,
+                    "row_seq": first + index,
+                    "key": key,
+                    "reason": code,
+                    "class": "data",
+                }
+            )
+        self._store.log(session, "rejects", rejects)
