@@ -2,7 +2,7 @@
 
     encoded  key, one column per identifier with exactly what would be sent, and why nothing where nothing is
     want     key, kind, value: the match units that a member is to have
-    coded    key, sent_hash, usable
+    coded    key, sent_hash, usable, suppressed
 
 `kind` is an identifier's name, or the names of a composite joined by `+`; the value of a composite is its parts joined
 by the ASCII unit separator, so that a removal can be written from the record alone.
@@ -133,10 +133,13 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
 
 
 def _write_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
-    """`coded`: what would be sent, as a hash; a member with nothing that matches alone is not usable."""
+    """`coded`: what would be sent, as a hash; a member with nothing that matches alone is not usable.
+
+    `suppressed` members lost a unit to somebody's refusal: they are looked at in every run, since the refusal may end.
+    """
     bench.execute(
         f"create table coded as select e.key, md5({_hash_sql(coding)}) as sent_hash, "
-        f"({_usable_sql(coding)}) as usable from encoded e"
+        f"({_usable_sql(coding)}) as usable, suppressed from encoded e"
     )
 
 

@@ -171,7 +171,7 @@ def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     bench.execute(
         """
         create table asserted as
-        select c.key, c.row_hash, d.sent_hash,
+        select c.key, case when not d.suppressed then c.row_hash end as row_hash, d.sent_hash,
             case when t.key is not null then 'after' else 'assert' end as stage,
             case when c.sharer or (c.old_status = 'present' and c.old_sent_hash = d.sent_hash) then 'reassert'
                  when c.old_status in ('present', 'perhaps') then 'change'
@@ -203,7 +203,7 @@ def _replace_rows(bench: duckdb.DuckDBPyConnection) -> None:
     bench.execute(
         """
         create table asserted as
-        select c.key, c.row_hash, d.sent_hash,
+        select c.key, case when not d.suppressed then c.row_hash end as row_hash, d.sent_hash,
             case when c.old_status = 'present' and c.old_sent_hash = d.sent_hash then 'reassert'
                  when c.old_status in ('present', 'perhaps') then 'change' else 'add' end as effect
         from changes c join coded d on d.key = c.key where c.wanted and d.usable
@@ -234,12 +234,16 @@ def _ledger_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool)
         """
         insert into draft
         select case when c.wanted and d.usable then 'settle' when c.wanted then 'unusable' else 'gone' end, null,
-            c.key, 1, null, c.wanted, c.row_hash, case when d.usable then d.sent_hash end,
+            c.key, 1, null, c.wanted, case when not d.suppressed then c.row_hash end,
+            case when d.usable then d.sent_hash end,
             case when c.wanted and not d.usable then 'unusable' else 'none' end
         from changes c left join coded d on d.key = c.key
         where not c.sharer and c.key not in (select key from deferred)
             and c.key not in (select key from asserted)
             and (c.wanted or c.key not in (select key from going))
+            -- nothing to note: what is on record already says the same
+            and not coalesce(d.suppressed and c.old_row_hash is null
+                and c.old_status = case when d.usable then 'present' else 'unusable' end, false)
         """
     )
 

@@ -27,11 +27,15 @@ _SHOWN_ROWS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that lies in the workbench: what it would do, and how many rows and requests it has."""
+    """A plan that lies in the workbench: what it would do, and how many rows and requests it has.
+
+    suppressed_shared  wanted members who are sent without an identifier that somebody else's refusal covers
+    """
 
     found: tally.Forecast
     rows: int
     requests: int
+    suppressed_shared: int
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,11 @@ class Planner:
     def _summary(self, bench: duckdb.DuckDBPyConnection, standing: Standing, frozen: Frozen) -> Plan:
         found = tally.forecast(bench, standing)
         counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
-        row = bench.execute("select count(*), count(distinct batch) from plan").fetchone()
-        rows, requests = row or (0, 0)
-        return Plan(replace(found, counts=counts), int(rows), int(requests))
+        row = bench.execute(
+            "select count(*), count(distinct batch), (select count(*) from coded where suppressed) from plan"
+        ).fetchone()
+        rows, requests, suppressed = row or (0, 0, 0)
+        return Plan(replace(found, counts=counts), int(rows), int(requests), int(suppressed))
 
     def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> str | None:
         """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.

@@ -253,7 +253,12 @@ class SyncRun:
         except HeldError as error:
             self._hold(error.code, error.message, error.hint)
             return None
-        return self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
+        made = self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
+        if made.suppressed_shared:
+            self._notes.append(
+                f"suppressed_shared: {made.suppressed_shared} members share an identifier with someone who refused it"
+            )
+        return made
 
     def _frozen(
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool

@@ -12,7 +12,7 @@ from dbt_segments.values import Counts
 
 # A member with several rows counts under the strongest of their effects.
 _STRENGTH = (
-    "case effect when 'add' then 1 when 'change' then 2 when 'remove' then 3 when 'unusable' then 4 "
+    "case effect when 'add' then 1 when 'unusable' then 2 when 'change' then 3 when 'remove' then 4 "
     "when 'reassert' then 5 else 6 end"
 )
 
@@ -48,8 +48,15 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
         "where p.phase = 'unusable' and c.old_status in ('present', 'perhaps')",
     )
     deferred = _one(bench, "select count(*) from deferred d join changes c on c.key = d.key where not c.sharer")
+    same = "c.wanted and not c.sharer and c.key not in (select key from deferred)"
+    sent = "select key from plan where phase in ('assert', 'replace')"
     unchanged = standing.unchanged + _one(
-        bench, "select count(*) from plan where phase = 'settle' and row_hash is not null"
+        bench,
+        f"select count(*) from changes c join coded d on d.key = c.key "
+        f"where {same} and d.usable and c.key not in ({sent})",
+    )
+    unusable = standing.unusable + _one(
+        bench, f"select count(*) from changes c join coded d on d.key = c.key where {same} and not d.usable"
     )
     reasserted = effects.get("reassert", 0)
     shared = _one(
@@ -62,7 +69,7 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
         removed=effects.get("remove", 0),
         unchanged=unchanged + reasserted - shared,
         rejected=standing.rejected,
-        unusable=standing.unusable + effects.get("unusable", 0),
+        unusable=unusable,
         refused=standing.refused,
         pending=standing.running + deferred,
     )
