@@ -30,7 +30,7 @@ from dbt_segments.state.locks import Lock
 from dbt_segments.state.pending import read_generations
 from dbt_segments.values import Counts, Status, Sync, SyncResult
 from dbt_segments.warehouse import Session
-from dbt_segments.workbench import open_workbench
+from dbt_segments.workbench import open_workbench, resting
 
 # Above this share of refused members a run needs reading (exit code 1); below, refusals are counted and listed.
 ALLOWED_REJECTS = 0.05
@@ -189,7 +189,7 @@ class SyncRun:
         made: Plan,
         base: SyncResult,
     ) -> SyncResult:
-        with self._session() as session:
+        with resting(bench), self._session() as session:
             generation = write_ahead(session, self._store, bench, self._sync.id, lock)
         courier = Courier(
             self._project.state,
@@ -204,7 +204,7 @@ class SyncRun:
             tell=self._tell,
         )
         delivery = courier.deliver(generation, audience)
-        with self._session() as session:
+        with resting(bench), self._session() as session:
             folds.fold(session, self._store, self._sync.id, lock)
             self._collect(session, lock)
         counts = tally.outcome(bench, delivery.fates, made.found)

@@ -17,6 +17,7 @@ import filelock
 
 _PREFIX = "dbt-segments-bench-"
 _ALIVE = "alive.lock"
+_RESTING = "32MB"
 
 
 @contextlib.contextmanager
@@ -43,6 +44,18 @@ def open_workbench(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
     finally:
         alive.release()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def resting(bench: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Give the workbench's memory back while the warehouse does heavy work in this process."""
+    row = bench.execute("select current_setting('memory_limit')").fetchone()
+    bench.execute(f"set memory_limit = '{_RESTING}'")
+    try:
+        yield
+    finally:
+        if row is not None:
+            bench.execute(f"set memory_limit = '{row[0]}'")
 
 
 def remove_leftovers() -> None:

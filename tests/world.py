@@ -50,7 +50,8 @@ def own_id(text: str) -> KEY:
 class World:
     """One dbt project with an entity `customers` and segments, one warehouse, one sandbox.
 
-    customers have customer_id (integer), email, phone, country, ads_consent; a segment is a table of customer_id.
+    customers have customer_id (integer), email, phone, country, ads_consent; a segment is a table of customer_id;
+    `data_tests` are dbt tests by name, each with the model it is on.
     """
 
     project: DbtProject
@@ -65,6 +66,7 @@ class World:
     segments: dict[str, dict[str, Any]] = field(default_factory=lambda: {"vip": {"destinations": ["meta"]}})
     connections: dict[str, dict[str, Any]] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
+    data_tests: dict[str, str] = field(default_factory=dict)
 
     # -- the warehouse ----------------------------------------------------------------------------------------
 
@@ -184,6 +186,7 @@ class World:
         nodes += [
             self._node(name, {"segment": {"entity": "customer", **block}}) for name, block in self.segments.items()
         ]
+        nodes += [self._test(name, model) for name, model in self.data_tests.items()]
         return {
             "metadata": {
                 "dbt_schema_version": "https://schemas.getdbt.com/dbt/manifest/v12.json",
@@ -193,6 +196,18 @@ class World:
             },
             "nodes": {node["unique_id"]: node for node in nodes},
             "sources": {},
+        }
+
+    def _test(self, name: str, model: str) -> dict[str, Any]:
+        """A data test on a model; its unique_id is `test.shop.<name>`."""
+        return {
+            "unique_id": f"test.shop.{name}",
+            "name": name,
+            "resource_type": "test",
+            "package_name": "shop",
+            "attached_node": f"model.shop.{model}",
+            "config": {"enabled": True, "severity": "error"},
+            "depends_on": {"nodes": [f"model.shop.{model}"]},
         }
 
     def _node(self, name: str, block: Mapping[str, Any] | None) -> dict[str, Any]:

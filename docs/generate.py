@@ -1,0 +1,197 @@
+"""Writes what the documentation quotes: real output, help texts, and tables that declarations already hold.
+
+    python -m docs.generate            every page, the demo's output included (half a minute)
+    python -m docs.generate --check    exit code 1 where a page is not up to date; writes nothing
+
+A page asks for a text with a pair of comments, and what stands between them is replaced:
+
+    <!-- generated: help sync -->
+    <!-- end -->
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from dbt_segments import cli, demo
+from dbt_segments.destinations import registry
+from dbt_segments.identifiers.attempt import attempt
+from dbt_segments.identifiers.rules import Rule
+
+ROOT = Path(__file__).parents[1]
+_BLOCK = re.compile(r"(?P<start><!-- generated: (?P<what>[^>]+?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
+_SECONDS = re.compile(r" *\d[\d,]*\.\d s$", re.MULTILINE)
+_PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")
+_HELP_WIDTH = 100
+
+# What `destinations try` is asked in the table of identifiers; a reserved number, an example address.
+_EXAMPLES = {
+    "email": " Ada.Lovelace@Example.com",
+    "phone": "(201) 555-0123",
+    "maid": "AEBE52E7-03EE-455A-B3C4-E57283966239",
+    "external_id": " C-1042 ",
+    "first_name": "Ada",
+    "last_name": "O'Neill-Lovelace",
+    "fi": "Ada",
+    "gender": "Female",
+    "doby": "1985-12-10",
+    "dobm": "December",
+    "dobd": "9",
+    "city": "Saint-Étienne",
+    "region": "New York",
+    "postal_code": "10001-4321",
+    "country": "USA",
+}
+
+
+def pages() -> list[Path]:
+    """Every page, README first."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: str) -> dict[str, str]:
+    """What a page's text quotes now: name of the block -> its text."""
+    return {found["what"]: found["text"] for found in _BLOCK.finditer(page)}
+
+
+def text_of(what: str) -> str:
+    """The text of a block, with its last newline. Raises KeyError for a name that is not known."""
+    name, _, argument = what.partition(" ")
+    return _SOURCES[name](argument)
+
+
+def normalised(text: str) -> str:
+    """The text without what differs from run to run: seconds and ports."""
+    return _PORT.sub("0", _SECONDS.sub(" 0.0 s", text))
+
+
+def refreshed(page: str) -> str:
+    """The page with every block as it must be; a block that differs by a time only stays."""
+
+    def fresh(found: re.Match[str]) -> str:
+        text = text_of(found["what"])
+        same = normalised(text) == normalised(found["text"])
+        return found["start"] + (found["text"] if same else text) + found["end"]
+
+    return _BLOCK.sub(fresh, page)
+
+
+def main(words: list[str]) -> int:
+    """Write the pages, or with `--check` only tell which ones would change."""
+    stale = 0
+    for path in pages():
+        before = path.read_text(encoding="utf-8")
+        after = refreshed(before)
+        if after == before:
+            continue
+        stale += 1
+        sys.stdout.write(f"{path.relative_to(ROOT)}\n")
+        if "--check" not in words:
+            path.write_text(after, encoding="utf-8")
+    return 1 if stale and "--check" in words else 0
+
+
+# -- sources --------------------------------------------------------------------------------------------------
+
+
+def _fenced(text: str, language: str) -> str:
+    return f"```{language}\n{text.strip()}\n```\n"
+
+
+@functools.cache
+def _screen() -> str:
+    """What `make demo` prints. Raises RuntimeError where the demo fails."""
+    lines: list[str] = []
+    if demo.run(None, lines.append) != 0:
+        raise RuntimeError("the demo failed:\n" + "\n".join(lines))
+    return "\n".join(lines)
+
+
+def _demo(part: str) -> str:
+    """A part of the demo's screen: `first`, up to the first sync; `change`, from the change to the end."""
+    screen = _screen()
+    first, second, change = (screen.index(f"{act}. ") for act in (1, 2, 3))
+    text = {"first": screen[first:second], "change": screen[change:]}[part]
+    text = text[text.index("$ ") :]
+    return _fenced(text.split("\n\nThe sandbox has:")[0], "console")
+
+
+def _sample(names: str) -> str:
+    """The YAML of these models, as it stands in the sample project."""
+    schema = (demo.SAMPLE / "models" / "schema.yml").read_text(encoding="utf-8")
+    heading, *models = re.split(r"^  - name: ", schema, flags=re.MULTILINE)
+    chosen = [model for name in names.split() for model in models if model.startswith(f"{name}\n")]
+    return _fenced(heading + "".join(f"  - name: {model}" for model in chosen), "yaml")
+
+
+def _help(words: str) -> str:
+    """The help text of a command."""
+    command: click.Command = cli.main
+    path = ["dbt-segments"]
+    for word in words.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+        path.append(word)
+    context = click.Context(
+        command, info_name=" ".join(path), terminal_width=_HELP_WIDTH, max_content_width=_HELP_WIDTH
+    )
+    context.help_option_names = ["-h", "--help"]
+    return _fenced(command.get_help(context), "text")
+
+
+def _identifiers(type_name: str) -> str:
+    """A destination's identifiers: its own names, whether they match alone, and what becomes of an example."""
+    destination = registry.get(type_name)
+    alone = {unit[0] for unit in destination.units if len(unit) == 1}
+    lines = ["| identifier | field | matches alone | an example | is sent as |", "| --- | --- | --- | --- | --- |"]
+    for name, accepts in destination.identifiers.items():
+        example = _EXAMPLES[name]
+        becomes = f"`{_in_clear(name, example, accepts.rule)}`"
+        cells = (
+            f"`{name}`",
+            f"`{accepts.field}`",
+            "yes" if name in alone else "no",
+            f"`{example}`",
+            f"SHA-256 of {becomes}" if accepts.rule.hashed else f"{becomes}, in clear",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _in_clear(name: str, example: str, rule: Rule) -> str:
+    """What of an American's value is hashed or sent: the same rule is asked not to hash."""
+    row = {"identifier": name, "value": example, "country": "US"}
+    (answer,) = attempt([row], {name: dataclasses.replace(rule, hashed=False)})
+    return str(answer["sent"])
+
+
+_SOURCES: dict[str, Callable[[str], str]] = {
+    "demo": _demo,
+    "sample": _sample,
+    "help": _help,
+    "identifiers": _identifiers,
+}
+
+
+def commands() -> Iterator[str]:
+    """Every command as it is typed after `dbt-segments`."""
+
+    def below(group: click.Group, prefix: str) -> Iterator[str]:
+        for name, command in sorted(group.commands.items()):
+            if isinstance(command, click.Group):
+                yield from below(command, f"{prefix}{name} ")
+            else:
+                yield f"{prefix}{name}"
+
+    return below(cli.main, "")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

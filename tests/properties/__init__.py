@@ -1,0 +1,1 @@
+"""Random histories: what every destination must hold, whatever broke on the way."""

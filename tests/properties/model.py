@@ -1,0 +1,133 @@
+"""The reference: what a destination must hold, said without SQL, ledgers or batches.
+
+    wanted member   in the segment, known to the entity, consent true, in no suppression list
+    unit            one kind of identifier with its normalised value, e.g. ("email", "a1@example.com")
+
+A destination must hold every unit of a wanted member, save those that belong to somebody who was explicitly refused,
+and nothing else. Shares no code with the engine: raw values come from a pool in which each is written beside its unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+Unit = tuple[str, str]
+KINDS = ("email", "phone", "external_id")
+# What nobody can match on; null is None.
+_INVALID = {"email": ("not an address", "@", " "), "phone": ("12", "call me", ""), "external_id": (" ", "")}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A cell as it stands in the warehouse, and the unit that it means, if any."""
+
+    text: str | None
+    unit: Unit | None = None
+
+
+NOTHING = Raw(None)
+
+
+def raw(kind: str, number: int, variant: int = 0) -> Raw:
+    """The `number`th person's value of a kind, in one of several spellings that mean the same."""
+    if kind == "email":
+        value = f"p{number}@example.com"
+        spellings = (value, value.upper(), f"  {value} ", f"P{number}@Example.com")
+        return Raw(spellings[variant % 4], (kind, value))
+    if kind == "phone":
+        last = f"{100 + number:04d}"
+        spellings = (f"+1 201 555 {last}", f"+1201555{last}", f"+1 (201) 555-{last}", f" +1-201-555-{last}")
+        return Raw(spellings[variant % 4], (kind, f"1201555{last}"))
+    return Raw((f"X-{number}", f" X-{number}")[variant % 2], (kind, f"X-{number}"))
+
+
+def some(rng: random.Random, kind: str, pool: int) -> Raw:
+    """A random cell: mostly a value that others may have too, now and then null or invalid."""
+    chance = rng.random()
+    if chance < 0.1:
+        return NOTHING
+    if chance < 0.17:
+        return Raw(rng.choice(_INVALID[kind]))
+    return raw(kind, rng.randrange(pool), rng.randrange(4))
+
+
+@dataclass(frozen=True)
+class Person:
+    """One row of the entity; `consent` None is "not known"."""
+
+    email: Raw = NOTHING
+    phone: Raw = NOTHING
+    external_id: Raw = NOTHING
+    consent: bool | None = True
+
+    def units(self, kinds: Iterable[str]) -> set[Unit]:
+        cells = (getattr(self, kind).unit for kind in kinds)
+        return {unit for unit in cells if unit is not None}
+
+    def with_cell(self, kind: str, cell: Raw) -> Person:
+        return replace(self, **{kind: cell})  # type: ignore[arg-type]
+
+
+@dataclass
+class Truth:
+    """The warehouse as it is now, and which units each key ever had while it could be sent.
+
+    consents  whether the entity has a consent column at all
+    """
+
+    people: dict[int, Person] = field(default_factory=dict)
+    segment: set[int] = field(default_factory=set)
+    suppressed: set[int] = field(default_factory=set)
+    kinds: tuple[str, ...] = ("email", "phone")
+    consents: bool = True
+    ever: dict[int, set[Unit]] = field(default_factory=dict)
+
+    def refused_keys(self) -> set[int]:
+        """Who said no: suppression and explicit refusals; consent that is not known refuses nothing of others."""
+        said_no = {key for key, person in self.people.items() if self.consents and person.consent is False}
+        return self.suppressed | said_no
+
+    def refused(self) -> set[Unit]:
+        """Units that may be sent for nobody."""
+        found: set[Unit] = set()
+        for key in self.refused_keys() & self.people.keys():
+            found |= self.people[key].units(self.kinds)
+        return found
+
+    def wanted(self) -> set[int]:
+        may = {key for key, person in self.people.items() if not self.consents or person.consent is True}
+        return (self.segment & may) - self.suppressed
+
+    def required(self) -> set[Unit]:
+        """What must be in."""
+        return self.allowed() - self.once_refused()
+
+    def allowed(self) -> set[Unit]:
+        """What may be in."""
+        found: set[Unit] = set()
+        for key in self.wanted():
+            found |= self.people[key].units(self.kinds)
+        return found - self.refused()
+
+    def once_refused(self) -> set[Unit]:
+        """Units that refused people had before, under which they are removed: later owners may or may not be in."""
+        found: set[Unit] = set()
+        for key in self.refused_keys():
+            found |= self.ever.get(key, set())
+        return found - self.refused()
+
+    def note(self) -> None:
+        """To be called at every sync: what may be sent now."""
+        for key in self.wanted():
+            self.ever.setdefault(key, set()).update(self.people[key].units(self.kinds))
+
+
+def sent(units: Iterable[Unit], fields: dict[str, str]) -> set[tuple[str, str]]:
+    """Units as the destination shows them: hashed but for external ids, under its own field names."""
+    return {
+        (fields[kind], value if kind == "external_id" else hashlib.sha256(value.encode()).hexdigest())
+        for kind, value in units
+    }

@@ -1,0 +1,1 @@
+"""One-line sabotages of the product, and a proof for each that a test notices it."""
