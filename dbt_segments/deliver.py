@@ -30,7 +30,7 @@ from dbt_segments.send import Sender, Sent, send_batches
 from dbt_segments.state import pending as pendings
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Pointer, Store
-from dbt_segments.warehouse import Session, Warehouse
+from dbt_segments.warehouse import Session, Warehouse, literal
 
 # Batches a wave: at most so many are in doubt after a crash, and the state is written once for all of them.
 WAVE = 16
@@ -62,7 +62,9 @@ class Delivery:
         return state
 
 
-def write_ahead(session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock) -> Pointer:
+def write_ahead(
+    session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock, run_id: str
+) -> Pointer:
     """Commit the plan as a generation: rows, units, and which batches there are."""
     last = store.pointers(session, owner, pendings.KIND)
     seq = last[-1].seq + 1 if last and last[-1].token == lock.token else 1
@@ -86,7 +88,33 @@ def write_ahead(session: Session, store: Store, bench: duckdb.DuckDBPyConnection
             pendings.PENDING_UNITS,
         )
         detail = {"tables": names, "batches": {str(batch): stage for batch, stage in rows}}
-        return store.point(session, owner, pendings.KIND, lock.token, seq, detail)
+        pointer = store.point(session, owner, pendings.KIND, lock.token, seq, detail)
+        _log_unusable(session, store, bench, owner, run_id, pointer)
+        return pointer
+
+
+def _log_unusable(
+    session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, run_id: str, pointer: Pointer
+) -> None:
+    """Append to `rejects` who has nothing to match on, and why: in columns, since there may be many."""
+    if bench.execute("select 1 from plan where phase = 'unusable' limit 1").fetchone() is None:
+        return
+    passing = store.scratch("unusable", owner)
+    session.store(
+        passing,
+        bench,
+        "select p.seq as row_seq, p.key, d.reason, case when d.suppressed then 'policy' else 'data' end as class "
+        "from plan p join coded d on d.key = p.key where p.phase = 'unusable'",
+        {"row_seq": "bigint", "key": "varchar", "reason": "varchar", "class": "varchar"},
+    )
+    generation = literal(pointer.id)
+    session.execute(
+        f"insert into {store.table('rejects')} "
+        f"(id, run_id, sync_id, generation, row_seq, key, reason, class, recorded_at) "
+        f"select concat({generation}, '-', row_seq), {literal(run_id)}, {literal(owner)}, {generation}, "
+        f"row_seq, key, reason, class, {session.now} from {passing}"
+    )
+    session.execute(f"drop table {passing}")
 
 
 class Courier:

@@ -2,7 +2,7 @@
 
     encoded  key, one column per identifier with exactly what would be sent, and why nothing where nothing is
     want     key, kind, value: the match units that a member is to have
-    coded    key, sent_hash, usable, suppressed
+    coded    key, sent_hash, usable, suppressed, reason
 
 `kind` is an identifier's name, or the names of a composite joined by `+`; the value of a composite is its parts joined
 by the ASCII unit separator, so that a removal can be written from the record alone.
@@ -135,11 +135,12 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
 def _write_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     """`coded`: what would be sent, as a hash; a member with nothing that matches alone is not usable.
 
-    `suppressed` members lost a unit to somebody's refusal: they are looked at in every run, since the refusal may end.
+    `reason` is the first one why an identifier is not usable. `suppressed` members lost a unit to somebody's refusal:
+    they are looked at in every run, since the refusal may end.
     """
     bench.execute(
         f"create table coded as select e.key, md5({_hash_sql(coding)}) as sent_hash, "
-        f"({_usable_sql(coding)}) as usable, suppressed from encoded e"
+        f"({_usable_sql(coding)}) as usable, suppressed, {_reason_sql(coding)} as reason from encoded e"
     )
 
 
@@ -154,6 +155,11 @@ def _usable_sql(coding: Encoding) -> str:
     lasting = [unit for unit in coding.kinds if kind_of(unit) not in coding.destination.forgets_after_days]
     complete = ("(" + " and ".join(f"{quote(name)} is not null" for name in unit) + ")" for unit in lasting)
     return " or ".join(complete) or "false"
+
+
+def _reason_sql(coding: Encoding) -> str:
+    reasons = ", ".join(quote(f"{name}__reason") for name in coding.identifiers)
+    return f"case when suppressed then 'suppressed_shared' else coalesce({reasons}, 'no_identifier') end"
 
 
 def _hash_sql(coding: Encoding) -> str:

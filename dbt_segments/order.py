@@ -59,10 +59,16 @@ def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding, *, replace: bo
 
 
 def _keep_changed(bench: duckdb.DuckDBPyConnection) -> None:
-    """While a sync is held its new rows are not trusted: who changed keeps the units on record, refused ones aside."""
+    """While a sync is held its new rows are not trusted, and only refused units go.
+
+    Who changed, left, or whose consent has become null keeps everything else that is on record.
+    """
+    left = "not wanted and coalesce(class, 'unknown') = 'unknown'"
     bench.execute(
-        "create table stale as select key from changes where wanted and row_hash is distinct from old_row_hash"
+        f"create table stale as select key from changes "
+        f"where (wanted and row_hash is distinct from old_row_hash) or ({left})"
     )
+    bench.execute(f"update changes set wanted = true where {left}")
     bench.execute("delete from want where key in (select key from stale)")
     bench.execute("delete from coded where key in (select key from stale)")
     bench.execute(
@@ -259,8 +265,9 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     order = {stage: number for number, stage in enumerate(OPS)}
     # A batch is read by a range of rows, so they must lie together.
     bench.execute("set preserve_insertion_order = true")
-    size = _batch_size(bench, coding, single=single)
     for stage, kind in sorted(groups, key=lambda group: (order[group[0]], group[1] or "")):
+        rows = _with_payload(coding, stage, single=single)
+        size = _batch_size(bench, coding, rows)
         where = f"d.stage = {literal(stage)} and d.kind is not distinct from {literal(kind)}"
         seq, batch = bench.execute("select coalesce(max(seq), 0), coalesce(max(batch), 0) from plan").fetchone() or (
             0,
@@ -269,7 +276,7 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
         bench.execute(
             f"insert into plan select {seq} + row_number() over (), phase, stage, "
             f"{batch} + 1 + (row_number() over () - 1) // {size}, key, n, wanted, row_hash, sent_hash, effect, payload "
-            f"from ({_with_payload(coding, stage, single=single)} where {where})"
+            f"from ({rows} where {where})"
         )
     seq = _one(bench, "select coalesce(max(seq), 0) from plan")
     bench.execute(
@@ -305,13 +312,12 @@ def _with_payload(coding: Encoding, stage: str, *, single: bool) -> str:
     )
 
 
-def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Encoding, *, single: bool) -> int:
+def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Encoding, rows: str) -> int:
     """Rows a batch, so that even the longest rows fit the platform's body limit."""
     limits = coding.destination.limits
     if limits.body_bytes is None:
         return limits.members
-    payload = single_payload_sql(coding, "") if single else payload_sql(coding, "")
-    longest = _one(bench, f"select max(strlen({payload})) from {'want' if single else 'encoded'}")
+    longest = _one(bench, f"select max(strlen(payload)) from ({rows})")
     return max(1, min(limits.members, (limits.body_bytes - _ENVELOPE_BYTES) // (max(longest, 1) + 1)))
 
 

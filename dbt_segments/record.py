@@ -98,7 +98,7 @@ def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
     """When the newest run that left nothing to do began; aware, UTC."""
     names = ", ".join("?" for _ in (sync.id, *sync.former_ids))
     found = session.value(
-        f"select max(started_at) from {store.table('sync_runs')} where sync_id in ({names}) "
+        f"select max(least(started_at, finished_at)) from {store.table('sync_runs')} where sync_id in ({names}) "
         f"and (status in ('success', 'noop') or (status = 'partial' and pending = 0))",
         [sync.id, *sync.former_ids],
     )

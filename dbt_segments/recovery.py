@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from dbt_segments.audiences import recorded
-from dbt_segments.destinations.base import Audience, Destination
+from dbt_segments.destinations.base import Audience, Destination, Outcome
 from dbt_segments.errors import TransientError
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
@@ -54,6 +54,7 @@ class Recovery:
         if self._store.head(session, self._sync.id, ledgers.KIND) is not None:
             return
         for former in self._sync.former_ids:
+            self._give_up_jobs(session, former)
             folds.fold(session, self._store, former, self._lock)
             pointer = self._store.head(session, former, ledgers.KIND)
             if pointer is not None and pointer.tables:
@@ -62,6 +63,17 @@ class Recovery:
                     self._lock.fence(session)
                     self._store.point(session, self._sync.id, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
                 return
+
+    def _give_up_jobs(self, session: Session, owner: str) -> None:
+        """Jobs of a former id are asked no more: what they do counts as unknown, so it is sent or removed again."""
+        ledger = ledgers.read_ledger(session, self._store, owner)
+        generations = read_generations(session, self._store, owner, ledger)
+        events = [
+            self._event(generation, batch, "unknown", Outcome(lost="renamed"))
+            for generation in generations
+            for batch in generation.open_batches
+        ]
+        self._store.log(session, "sync_batches", events)
 
     def poll(self, sender: Sender, generations: list[Generation]) -> None:
         """Ask for the outcome of every running job, and fold those that ended."""
@@ -99,21 +111,25 @@ class Recovery:
             "refused": refused,
             "generation": generation,
             "batch": batch,
-            "event": {
-                "id": secrets.token_hex(8),
-                "run_id": self._run_id,
-                "sync_id": self._sync.id,
-                "generation": generation.pointer.id,
-                "batch": batch,
-                "phase": generation.phases[batch],
-                "state": state,
-                "job": job,
-                "members": None,
-                "refused": len(refused),
-                "unattributed": outcome.unattributed,
-                "reason": outcome.lost,
-                "token": self._lock.token,
-            },
+            "event": self._event(generation, batch, state, outcome),
+        }
+
+    def _event(self, generation: Generation, batch: int, state: str, outcome: Outcome) -> dict[str, Any]:
+        """A row of `sync_batches`."""
+        return {
+            "id": secrets.token_hex(8),
+            "run_id": self._run_id,
+            "sync_id": self._sync.id,
+            "generation": generation.pointer.id,
+            "batch": batch,
+            "phase": generation.phases[batch],
+            "state": state,
+            "job": generation.states[batch].job,
+            "members": None,
+            "refused": len(outcome.refused),
+            "unattributed": outcome.unattributed,
+            "reason": outcome.lost,
+            "token": self._lock.token,
         }
 
     def _log_refused(self, session: Session, row: dict[str, Any]) -> None:

@@ -95,11 +95,9 @@ class SyncRun:
                 return self._held(_audience_of(known), Counts()), ()
             self._check_thresholds(made)
             audience = known.audience if known else Audience("(new audience)", self._sync.audience_name)
-            result = self._result(made, _audience_of(known))
-            counts = made.found.counts
-            if not self._holds and counts.added + counts.changed + counts.removed:
-                result = replace(result, status="success")
-            return result, tuple(examples(bench, self._coding, audience, self._wishes.show))
+            return self._result(made, _audience_of(known)), tuple(
+                examples(bench, self._coding, audience, self._wishes.show)
+            )
 
     # -- sync -------------------------------------------------------------------------------------------------
 
@@ -177,7 +175,7 @@ class SyncRun:
     def _settle(self, state: Session, bench: duckdb.DuckDBPyConnection, lock: Lock, made: Plan) -> None:
         """Take what needs no request into the ledger: rows that changed without changing what is sent."""
         if made.rows:
-            write_ahead(state, self._store, bench, self._sync.id, lock)
+            write_ahead(state, self._store, bench, self._sync.id, lock, self._run_id)
             folds.fold(state, self._store, self._sync.id, lock)
 
     def _send(
@@ -190,7 +188,7 @@ class SyncRun:
         base: SyncResult,
     ) -> SyncResult:
         with resting(bench), self._session() as session:
-            generation = write_ahead(session, self._store, bench, self._sync.id, lock)
+            generation = write_ahead(session, self._store, bench, self._sync.id, lock, self._run_id)
         courier = Courier(
             self._project.state,
             self._store,
@@ -325,7 +323,10 @@ class SyncRun:
         """The result if nothing has to be sent."""
         if self._holds:
             return self._held(audience, made.found.counts)
-        return _with(audience, replace(record.blank(self._sync), counts=made.found.counts, notes=tuple(self._notes)))
+        counts = made.found.counts
+        status: Status = "success" if counts.added + counts.changed + counts.removed else "noop"
+        blank = record.blank(self._sync)
+        return _with(audience, replace(blank, status=status, counts=counts, notes=tuple(self._notes)))
 
     def _held(self, audience: Audience | None, counts: Counts) -> SyncResult:
         held = replace(

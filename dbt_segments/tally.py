@@ -44,8 +44,8 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
     )
     unusable_losing = _one(
         bench,
-        "select count(*) from plan p join changes c on c.key = p.key "
-        "where p.phase = 'unusable' and c.old_status in ('present', 'perhaps')",
+        "select count(*) from plan p join changes c on c.key = p.key join coded d on d.key = p.key "
+        "where p.phase = 'unusable' and c.old_status in ('present', 'perhaps') and not d.suppressed",
     )
     deferred = _one(bench, "select count(*) from deferred d join changes c on c.key = d.key where not c.sharer")
     same = "c.wanted and not c.sharer and c.key not in (select key from deferred)"

@@ -198,6 +198,18 @@ class Warehouse:
                 connection.handle.close()
 
 
+# DuckDB's and psycopg2's errors about values, by name: the drivers are imported late.
+_QUOTE_VALUES = {
+    "ConversionException",
+    "InvalidInputException",
+    "OutOfRangeException",
+    "ConstraintException",
+    "TypeMismatchException",
+    "DataError",
+    "IntegrityError",
+}
+
+
 def _manager(kind: str) -> Any:
     if kind == "duckdb":
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
@@ -209,7 +221,10 @@ def _manager(kind: str) -> Any:
 
 
 def _safe(error: BaseException) -> str:
-    """The first line of a driver's message: the part that names the fault, not the row."""
+    """The first line of a driver's message where it speaks of names only; errors about data quote a member's value."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & _QUOTE_VALUES:
+        return f"{type(error).__name__} (its text may quote a value; run the model's SQL to see it)"
     return str(error).strip().split("\n")[0][:300]
 
 

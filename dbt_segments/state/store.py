@@ -134,7 +134,7 @@ class Store:
 
     def collect_scratch(self, session: Session, owner: str) -> None:
         """Drop scratch tables that are older than a day."""
-        self.collect(session, owner, ("flagged", "seen"), (), before=int(time.time()) - 86_400)
+        self.collect(session, owner, ("flagged", "seen", "unusable"), (), before=int(time.time()) - 86_400)
 
     def collect(self, session: Session, owner: str, kinds: Iterable[str], keep: Iterable[str], before: int) -> None:
         """Drop this owner's tables of tokens below `before` that are not kept, orphans of dead runs among them."""

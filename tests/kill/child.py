@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,7 @@ class Orders:
 
     output     file for stdout and stderr
     trace      file that gets one line per point: its name
-    kill       ("before" or "after", point): SIGKILL there; a point is its number, or its name: the first one of that name
+    kill       ("before" or "after", point): SIGKILL there; a point is its number, or its name for the first of that name
     stop       the same: SIGSTOP there; whoever wakes it finds its clock a day later
     fail       name of a commit that fails once instead of committing
     rows       rows a request holds at most
@@ -88,7 +89,7 @@ class _Points:
         self._count += 1
         number = self._count
         if self._orders.trace is not None:
-            with open(self._orders.trace, "a", encoding="utf-8") as file:
+            with Path(self._orders.trace).open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
         self._meet(("before", number), ("before", name))
         yield
@@ -107,7 +108,6 @@ class _Points:
             self._stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
             _sleep_a_day()
-
 
 
 def _sleep_a_day() -> None:
@@ -172,7 +172,9 @@ def _watch_logs() -> None:
     """Tell what a transaction records, so that its commit has a name."""
     log, lease = Store.log, locks._write
 
-    def watched_log(store: Store, session: Session, name: str, rows: Sequence[Mapping[str, Any]], *rest: Any, **more: Any) -> None:
+    def watched_log(
+        store: Store, session: Session, name: str, rows: Sequence[Mapping[str, Any]], *rest: Any, **more: Any
+    ) -> None:
         noted = _noted(session)
         if noted is not None and rows:
             said = {str(row.get("kind") or row.get("state") or row.get("event") or "") for row in rows}
@@ -185,18 +187,20 @@ def _watch_logs() -> None:
             noted.append(f"leases {event}")
         lease(session, store, owner, token, event, lease_s)
 
-    Store.log, locks._write = watched_log, watched_lease  # type: ignore[method-assign]
+    Store.log, locks._write = watched_log, watched_lease  # type: ignore[method-assign, assignment]
 
 
 def _watch_requests(points: _Points) -> None:
     http = Sender._http
 
-    def watched(sender: Sender, method: str, url: str, query: Any, headers: Any, body: bytes, timeout_s: float) -> Reply:
+    def watched(
+        sender: Sender, method: str, url: str, query: Any, headers: Any, body: bytes, timeout_s: float
+    ) -> Reply:
         removes = " remove" if b"method=DELETE" in body else ""
         with points.around(f"request {method} {re.sub('[0-9]+', 'N', url.rsplit('/', 1)[-1])}{removes}"):
             return http(sender, method, url, query, headers, body, timeout_s)
 
-    Sender._http = watched  # type: ignore[method-assign]
+    Sender._http = watched  # type: ignore[method-assign, assignment]
 
 
 _TABLE = re.compile(r"_dbt_segments\"?(?:\.\"?(pending_units|delta_[a-z]+|sync_runs|[a-z]+))?")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dbt_segments.sandbox.app import Sandbox
 from tests.kill import child
 from tests.kill.child import Orders
 from tests.projects import DuckDBWarehouse, PostgresWarehouse
@@ -109,22 +110,29 @@ def let_leases_end(world: World) -> None:
 # -- people ---------------------------------------------------------------------------------------------------
 
 
+# E-mail; phone of the US, in digits after +1; consent.
+Person = tuple[str | None, str | None, bool | None]
+
+
 @dataclass
 class Data:
     """Customers and who of them is in the segment, and from both what the audience must hold.
 
-    customers  id -> (e-mail, phone, consent); phones are of the US, in digits after +1
-    refusing   whether somebody's `false` takes the identifier from everybody (invariant 13)
+    customers  by their id; somebody's `false`, or an opt-out, takes the identifiers from everybody (invariant 13)
+    members    ids in the segment
     """
 
-    customers: dict[int, tuple[str | None, str | None, bool | None]]
+    customers: dict[int, Person]
     members: set[int]
     opt_outs: set[int] = field(default_factory=set)
 
     def write(self, world: World) -> None:
         """Put the tables as they are now into the warehouse."""
         world.customers(
-            [(key, mail, f"+1 {number}" if number else None, "US", consent) for key, (mail, number, consent) in self.customers.items()]
+            [
+                (key, mail, f"+1 {number}" if number else None, "US", consent)
+                for key, (mail, number, consent) in self.customers.items()
+            ]
         )
         world.segment(sorted(self.members))
         world.opt_outs(sorted(self.opt_outs))
@@ -146,6 +154,12 @@ class Data:
         return [*([email(mail)] if mail else []), *([phone("1" + number)] if number else [])]
 
 
+def sandbox_of(world: World) -> Sandbox:
+    """The world's sandbox; lock it to touch what it keeps."""
+    assert world.serving is not None
+    return world.serving.sandbox
+
+
 def furnish(world: World) -> None:
     """Consent, a suppression model, and one request at a time, so that points keep their numbers."""
     world.consent = {"ads": "ads_consent"}
@@ -162,17 +176,16 @@ class Checkpoint:
     def __init__(self, world: World, server: Any = None) -> None:
         self._world = world
         self._server = server
-        self._sandbox = {name: one.dump() for name, one in world.serving.sandbox.platforms.items()} if world.serving else {}
+        self._sandbox = {name: one.dump() for name, one in sandbox_of(world).platforms.items()}
         self._copy()
 
     def restore(self) -> None:
         """Make both what they were."""
-        serving = self._world.serving
-        assert serving is not None
-        with serving.sandbox.lock:
-            serving.sandbox.reset()
+        sandbox = sandbox_of(self._world)
+        with sandbox.lock:
+            sandbox.reset()
             for name, kept in self._sandbox.items():
-                serving.sandbox.platforms[name].restore(kept)
+                sandbox.platforms[name].restore(kept)
         warehouse = self._world.warehouse
         if isinstance(warehouse, DuckDBWarehouse):
             Path(f"{warehouse.path}.wal").unlink(missing_ok=True)
@@ -184,7 +197,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Drop the copy."""
-        if self._server is not None:
+        if isinstance(self._world.warehouse, PostgresWarehouse):
             self._server._administer(f"drop database {self._world.warehouse.database.dbname}_saved with (force)")
 
     def _copy(self) -> None:
@@ -213,13 +226,11 @@ def checkpoint(world: World, request: Any) -> Iterator[Checkpoint]:
 
 @contextlib.contextmanager
 def unanswered(world: World, op: str, seconds: float = 60.0) -> Iterator[Callable[[], None]]:
-    """The next request of this kind is applied and not answered for so long, or until the yielded function is called."""
-    serving = world.serving
-    assert serving is not None
-    serving.sandbox.faults.add({"kind": "slow", "seconds": seconds, "match": {"op": op}})
+    """The next request of this kind is applied, and not answered for so long, or until what is yielded is called."""
+    sandbox_of(world).faults.add({"kind": "slow", "seconds": seconds, "match": {"op": op}})
 
     def release() -> None:
-        serving.sandbox.closing = True  # ends every wait; the server itself goes on
+        sandbox_of(world).closing = True  # ends every wait; the server itself goes on
 
     try:
         yield release
@@ -292,4 +303,3 @@ def until(condition: Callable[[], Any], what: str, within_s: float = 60.0) -> An
         assert time.monotonic() < deadline, f"waited {within_s:.0f} s for {what}"
         time.sleep(0.02)
     return found
-

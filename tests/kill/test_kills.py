@@ -23,6 +23,7 @@ from tests.kill.harness import (
     furnish,
     let_leases_end,
     points,
+    sandbox_of,
     start,
     sync,
 )
@@ -162,7 +163,7 @@ def test_killed_at_random(world: World, seed: int) -> None:
     """Killed from outside at any time, once or several times while the data change, several requests in flight."""
     print(f"seed {seed}")
     world.connections = {"meta": world.meta()}
-    world.serving.sandbox.platforms["meta"].policy["latency_s"] = 0.01
+    sandbox_of(world).platforms["meta"].policy["latency_s"] = 0.01
     luck = random.Random(seed)
     some_people(luck).write(world)
     began = time.monotonic()

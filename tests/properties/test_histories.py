@@ -95,7 +95,7 @@ def test_a_lost_job_is_sent_again(tmp_path: Path, warehouse: Warehouse, policy: 
 
 @pytest.mark.parametrize("shape", ["scripted", "scripted_replace"])
 def test_a_refused_shared_unit_keeps_nobody_busy(tmp_path: Path, warehouse: Warehouse, shape: str) -> None:
-    """A member who is sent without a shared, refused e-mail is a no-op in the next sync, whatever the platform takes."""
+    """A member who is sent without a shared, refused e-mail is a no-op next time, whatever the platform takes."""
     with surroundings(shape, SMALL) as serving:
         world = make_world(tmp_path / "shop", warehouse, serving)
         world.connections = {"meta": {"type": shape, "base_url": serving.url}}
@@ -123,3 +123,29 @@ def test_a_rejected_member_without_a_shared_unit_is_not_tried_again(tmp_path: Pa
         world.sync()
         assert {value for _, value in world.held()} == {email("b@example.com")[1]}
         assert world.sync().requests == 0
+
+
+def test_who_gave_an_email_away_stays_in_when_its_new_owner_leaves(world: World) -> None:
+    """An e-mail passes from one member to another, so the platform takes both for one person; then one leaves."""
+    world.customers([(1, "a@example.com", "+1 201 555 0101"), (2, None, "+1 201 555 0102"), (3, "c@example.com")])
+    world.segment([1, 2, 3])
+    world.sync()
+    world.customers([(1, None, "+1 201 555 0101"), (2, "a@example.com", "+1 201 555 0102"), (3, "c@example.com")])
+    world.sync()
+    world.segment([1, 3])
+    world.sync()
+    assert world.held() == {phone("12015550101"), email("c@example.com")}
+
+
+def test_two_members_linked_by_one_who_left_are_not_lost_together(world: World) -> None:
+    """Who left had one member's e-mail and another's phone; when one of these two leaves as well, the other stays."""
+    world.customers(
+        [(1, "a@example.com", "+1 201 555 0101"), (2, "a@example.com"), (3, "c@example.com", "+1 201 555 0101")]
+    )
+    world.segment([1, 2, 3])
+    world.sync()
+    world.segment([2, 3])
+    world.sync()
+    world.segment([2])
+    world.sync()
+    assert world.held() == {email("a@example.com")}
