@@ -15,8 +15,8 @@ from typing import Any
 
 import duckdb
 
-from dbt_segments.destinations.base import Audience, Batch, Destination
-from dbt_segments.encode import Encoding
+from dbt_segments.destinations.base import Audience, Batch, Destination, Op
+from dbt_segments.encode import Encoding, fields_of
 from dbt_segments.errors import (
     DestinationError,
     LockedError,
@@ -51,15 +51,20 @@ class Delivery:
     unattributed: int = 0
     error: DestinationError | None = None
 
-    def note(self, batch: int, sent: Sent) -> str:
-        """Take one batch in; returns the state to log. `unsent` is a refusal: surely nothing was applied."""
+    def note(self, batch: int, op: Op, sent: Sent) -> None:
+        """Take one batch in, as the state to log.
+
+        `unsent` is a refusal: surely nothing was applied. A removal of which some rows were refused without being
+        named is owed as a whole: nobody knows who is still there.
+        """
         state = "rejected" if sent.fate == "unsent" else sent.fate
+        if op is Op.REMOVE and sent.outcome is not None and sent.outcome.unattributed:
+            state = "rejected"
         self.fates[batch] = state
         self.refused += len(sent.refused)
         self.unattributed += sent.outcome.unattributed if sent.outcome else 0
         if sent.error is not None and self.error is None:
             self.error = sent.error
-        return state
 
 
 def write_ahead(
@@ -186,7 +191,7 @@ class Courier:
                 concurrency=self._concurrency(),
             ):
                 number = batches[batch.number - 1]
-                delivery.note(number, sent)
+                delivery.note(number, batch.op, sent)
                 done.append((batch, sent, number))
             self._tell(f"{stage}: {min(start + size, len(batches))} of {len(batches)} requests")
         self._record(generation, stage, done, [], delivery)
@@ -216,7 +221,7 @@ class Courier:
                 total=total,
                 id=f"{generation.id}-{number}",
                 session=session,
-                fields=self._coding.identifiers,
+                fields=fields_of(self._coding, stage),
             )
 
     def _record(

@@ -177,7 +177,7 @@ def _fetch_neighbours(
     selected = ", ".join(f"x.{name}" for name in columns)
     session.fetch(
         f"select {selected} from ({_joined(session, inputs)}) x join {seen} s on s.key = x.key "
-        f"where s.round > 0 and x.wanted and not x.running",
+        f"where s.round > 0 and (x.wanted or coalesce(x.m_status = 'covered', false)) and not x.running",
         bench,
         "n",
         columns,
@@ -214,16 +214,14 @@ def _joined(session: Session, inputs: Inputs) -> str:
 
 def _look(session: Session, inputs: Inputs) -> str:
     """SQL condition: this member must be looked at. Members of running jobs are left alone."""
+    explicit = "coalesce(x.class in ('suppressed', 'refused'), false)"
     if inputs.only_refusals:
-        return (
-            "(not x.running and x.m_status is not null and "
-            "(coalesce(x.class in ('suppressed', 'refused'), false) or x.flagged))"
-        )
+        return f"(not x.running and x.m_status is not null and ({explicit} or x.flagged))"
     kept = "" if inputs.removals else " and x.class is not null"
     return (
         f"(not x.running and ((x.wanted and (x.m_status is null or x.old_row_hash is null "
         f"or x.old_row_hash <> x.row_hash or x.forced or x.flagged)) "
-        f"or (not x.wanted and x.m_status is not null{kept})))"
+        f"or (not x.wanted and x.m_status is not null and (x.m_status <> 'covered' or {explicit} or x.flagged){kept})))"
     )
 
 

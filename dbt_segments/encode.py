@@ -32,6 +32,7 @@ class Encoding:
 
     sources  columns the sync reads; workbench column `c<n>` is `sources[n]`
     columns  identifier -> workbench columns, in the destination's order
+    former   identifiers that only the record has: the sync sent them once, and may still have to remove them
     """
 
     destination: Destination
@@ -40,6 +41,13 @@ class Encoding:
     rules: Mapping[str, Rule]
     default_country: str | None
     fingerprint: str
+    former: tuple[str, ...] = ()
+
+    @property
+    def removable(self) -> tuple[str, ...]:
+        """Identifiers that a removal may carry, in the destination's order."""
+        names = {*self.identifiers, *self.former}
+        return tuple(name for name in self.destination.identifiers if name in names)
 
     @property
     def identifiers(self) -> tuple[str, ...]:
@@ -50,6 +58,11 @@ class Encoding:
         """The destination's match units that this sync can fill."""
         have = set(self.identifiers)
         return tuple(tuple(unit) for unit in self.destination.units if have.issuperset(unit))
+
+
+def fields_of(coding: Encoding, stage: str) -> tuple[str, ...]:
+    """The identifiers that the rows of a stage are written with."""
+    return coding.removable if stage == "remove" else coding.identifiers
 
 
 def encoding(sync: Sync, destination: Destination, default_country: str | None) -> Encoding:
@@ -136,11 +149,22 @@ def _write_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     """`coded`: what would be sent, as a hash; a member with nothing that matches alone is not usable.
 
     `reason` is the first one why an identifier is not usable. `suppressed` members lost a unit to somebody's refusal:
-    they are looked at in every run, since the refusal may end.
+    they are looked at in every run, since the refusal may end; `changes.same` says of whom nothing has changed
+    all the same.
     """
     bench.execute(
         f"create table coded as select e.key, md5({_hash_sql(coding)}) as sent_hash, "
         f"({_usable_sql(coding)}) as usable, suppressed, {_reason_sql(coding)} as reason from encoded e"
+    )
+    # Where a unit is left out the row's hash alone says too little: what is left belongs to it.
+    bench.execute(
+        "update changes set row_hash = concat(changes.row_hash, ':', d.sent_hash) "
+        "from coded d where d.key = changes.key and d.suppressed"
+    )
+    bench.execute("alter table changes add column same boolean default false")
+    bench.execute(
+        "update changes set same = true where key in (select key from coded where suppressed) "
+        "and row_hash = old_row_hash and old_status in ('present', 'rejected', 'unusable')"
     )
 
 
@@ -163,19 +187,24 @@ def _reason_sql(coding: Encoding) -> str:
 
 
 def _hash_sql(coding: Encoding) -> str:
-    parts = [f"coalesce({quote(name)}, ''), chr(30)" for name in coding.identifiers]
+    """Named values, so that an identifier which a member does not have leaves their hash as it is."""
+    parts = [
+        f"case when {quote(name)} is not null then concat({literal(name + '=')}, {quote(name)}, chr(30)) end"
+        for name in coding.identifiers
+    ]
     return f"concat({', '.join(parts)})"
 
 
-def payload_sql(coding: Encoding, alias: str) -> str:
+def payload_sql(coding: Encoding, alias: str, names: Sequence[str]) -> str:
     """SQL that writes one member as JSON from the identifier columns of `alias` (null: nothing to send).
 
     alias  as in "e.", or empty
+    names  identifiers: those of the sync, or what a removal may carry
     """
     if coding.destination.row is Row.POSITIONAL:
-        cells = ", ',', ".join(_cell(coding, name, alias) for name in coding.identifiers)
+        cells = ", ',', ".join(_cell(coding, name, alias) for name in names)
         return f"concat('[', {cells}, ']')"
-    fields = {name: _json_text(coding.destination.identifiers[name].field) + ":" for name in coding.identifiers}
+    fields = {name: _json_text(coding.destination.identifiers[name].field) + ":" for name in names}
     cells = ", ".join(
         f"case when {alias}{quote(name)} is not null then concat({literal(field)}, {_cell(coding, name, alias)}) end"
         for name, field in fields.items()
@@ -186,7 +215,7 @@ def payload_sql(coding: Encoding, alias: str) -> str:
 def _cell(coding: Encoding, name: str, alias: str) -> str:
     """One value as a JSON string. Hashes need no escape, but a clear id may hold anything."""
     column = f"coalesce({alias}{quote(name)}, '')"
-    if coding.rules[name].hashed:
+    if coding.destination.identifiers[name].rule.hashed:
         return f"concat('\"', {column}, '\"')"
     return f"cast(to_json({column}) as varchar)"
 
@@ -195,7 +224,7 @@ def single_payload_sql(coding: Encoding, alias: str) -> str:
     """SQL that writes one unit (`kind`, `value` of `alias`) as JSON, for platforms that take one identifier a row."""
     cases = " ".join(
         f"when {literal(name)} then {literal(_json_text(coding.destination.identifiers[name].field))}"
-        for name in coding.identifiers
+        for name in coding.removable
     )
     return (
         f"concat('{{\"type\":', case {alias}kind {cases} end, ',\"value\":', "

@@ -23,6 +23,8 @@ from dbt_segments.warehouse import literal, quote
 
 # Stage -> what is asked of the destination, in the order of sending.
 OPS = {"remove": Op.REMOVE, "replace": Op.REPLACE, "assert": Op.ADD, "after": Op.ADD}
+# Effect of a unit's removal. Who left while somebody else had all their units was counted then.
+_LEAVING = "case when c.wanted then 'change' when c.old_status = 'covered' then 'none' else 'remove' end"
 # Room for what surrounds the rows in a body: field names, session, audience.
 _ENVELOPE_BYTES = 1024
 
@@ -66,7 +68,7 @@ def _keep_changed(bench: duckdb.DuckDBPyConnection) -> None:
     left = "not wanted and coalesce(class, 'unknown') = 'unknown'"
     bench.execute(
         f"create table stale as select key from changes "
-        f"where (wanted and row_hash is distinct from old_row_hash) or ({left})"
+        f"where (wanted and split_part(row_hash, ':', 1) is distinct from split_part(old_row_hash, ':', 1)) or ({left})"
     )
     bench.execute(f"update changes set wanted = true where {left}")
     bench.execute("delete from want where key in (select key from stale)")
@@ -166,7 +168,7 @@ def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
         bench.execute("delete from removal_units where (key, n) in (select (key, n) from lone)")
     bench.execute(
         f"insert into draft select distinct 'remove', 'remove', u.key, u.n, {'u.kind' if single else 'null'}, "
-        f"c.wanted, null, null, case when c.wanted then 'change' else 'remove' end "
+        f"c.wanted, null, null, {_LEAVING} "
         f"from removal_units u join changes c on c.key = u.key"
     )
 
@@ -177,14 +179,14 @@ def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     bench.execute(
         """
         create table asserted as
-        select c.key, case when not d.suppressed then c.row_hash end as row_hash, d.sent_hash,
+        select c.key, c.row_hash, d.sent_hash,
             case when t.key is not null then 'after' else 'assert' end as stage,
             case when c.sharer or (c.old_status = 'present' and c.old_sent_hash = d.sent_hash) then 'reassert'
                  when c.old_status in ('present', 'perhaps') then 'change'
                  else 'add' end as effect
         from changes c join coded d on d.key = c.key left join touched t on t.key = c.key
         where c.wanted and d.usable and c.key not in (select key from deferred)
-            and (c.forced or t.key is not null or (not c.sharer and (
+            and (c.forced or t.key is not null or (not c.sharer and not c.same and (
                 c.old_status is null or c.old_status <> 'present' or c.old_sent_hash is distinct from d.sent_hash)))
         """
     )
@@ -209,10 +211,11 @@ def _replace_rows(bench: duckdb.DuckDBPyConnection) -> None:
     bench.execute(
         """
         create table asserted as
-        select c.key, case when not d.suppressed then c.row_hash end as row_hash, d.sent_hash,
+        select c.key, c.row_hash, d.sent_hash,
             case when c.old_status = 'present' and c.old_sent_hash = d.sent_hash then 'reassert'
                  when c.old_status in ('present', 'perhaps') then 'change' else 'add' end as effect
         from changes c join coded d on d.key = c.key where c.wanted and d.usable
+            and exists (select 1 from changes where not same and not sharer)
         """
     )
     bench.execute(
@@ -226,8 +229,8 @@ def _ledger_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool)
     quiet = "'covered', 'leave'" if replace else "'covered', 'forgotten'"
     bench.execute(
         f"insert into draft select distinct g.phase, null, g.key, 1, null, c.wanted, null, null, "
-        f"case when c.wanted then 'none' else 'remove' end from going g join changes c on c.key = g.key "
-        f"where g.phase in ({quiet}) and g.key not in (select key from deferred)"
+        f"case when c.wanted then 'none' else {_LEAVING} end from going g join changes c on c.key = g.key "
+        f"where g.phase in ({quiet}) and g.key not in (select key from deferred) and not c.sharer and not c.same"
     )
     if held:
         # Someone near a removal whose row has changed cannot be asserted now: the ledger must not call them present.
@@ -240,16 +243,12 @@ def _ledger_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool)
         """
         insert into draft
         select case when c.wanted and d.usable then 'settle' when c.wanted then 'unusable' else 'gone' end, null,
-            c.key, 1, null, c.wanted, case when not d.suppressed then c.row_hash end,
-            case when d.usable then d.sent_hash end,
+            c.key, 1, null, c.wanted, c.row_hash, case when d.usable then d.sent_hash end,
             case when c.wanted and not d.usable then 'unusable' else 'none' end
         from changes c left join coded d on d.key = c.key
-        where not c.sharer and c.key not in (select key from deferred)
+        where not c.sharer and not c.same and c.key not in (select key from deferred)
             and c.key not in (select key from asserted)
             and (c.wanted or c.key not in (select key from going))
-            -- nothing to note: what is on record already says the same
-            and not coalesce(d.suppressed and c.old_row_hash is null
-                and c.old_status = case when d.usable then 'present' else 'unusable' end, false)
         """
     )
 
@@ -298,18 +297,18 @@ def _with_payload(coding: Encoding, stage: str, *, single: bool) -> str:
             f"from draft d join {units} u on u.key = d.key and u.n = d.n"
         )
     if stage != "remove":
-        return f"select d.*, {payload_sql(coding, 'e.')} as payload from draft d join encoded e on e.key = d.key"
+        payload = payload_sql(coding, "e.", coding.identifiers)
+        return f"select d.*, {payload} as payload from draft d join encoded e on e.key = d.key"
     cells = []
-    for name in coding.identifiers:
+    for name in coding.removable:
         values = [f"max(case when kind = {literal(name)} then value end)"]
-        for unit in (unit for unit in coding.kinds if len(unit) > 1 and name in unit):
+        for unit in (unit for unit in coding.destination.units if len(unit) > 1 and name in unit):
             part = f"split_part(value, chr(31), {list(unit).index(name) + 1})"
             values.append(f"max(case when kind = {literal(kind_of(unit))} then {part} end)")
         cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
     row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
-    return (
-        f"select d.*, {payload_sql(coding, 'e.')} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
-    )
+    payload = payload_sql(coding, "e.", coding.removable)
+    return f"select d.*, {payload} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
 
 
 def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Encoding, rows: str) -> int:

@@ -12,7 +12,7 @@ import duckdb
 from dbt_segments import tally
 from dbt_segments.destinations.base import Audience, Batch, Destination
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
-from dbt_segments.encode import Encoding, encode_changes, encode_refused
+from dbt_segments.encode import Encoding, encode_changes, encode_refused, fields_of
 from dbt_segments.freeze import Frozen, Refusals
 from dbt_segments.order import OPS, plan_rows, replaces
 from dbt_segments.state.ledger import read_ledger
@@ -30,12 +30,14 @@ class Plan:
     """A plan that lies in the workbench: what it would do, and how many rows and requests it has.
 
     suppressed_shared  wanted members who are sent without an identifier that somebody else's refusal covers
+    coding             how its rows are written
     """
 
     found: tally.Forecast
     rows: int
     requests: int
     suppressed_shared: int
+    coding: Encoding
 
 
 @dataclass(frozen=True)
@@ -74,24 +76,38 @@ class Planner:
         inputs = replace(inputs, flagged=flagged)
         try:
             standing = measure(state, inputs)
-            if replacing and _differs(standing):
-                inputs = replace(inputs, full=True)
-            fetch_changes(state, self.store, self.sync.id, bench, inputs)
+            coding = self._look(state, bench, inputs)
+            if replacing and not inputs.full and _differs(bench):
+                for table in ("changes", "record", "open_units", "encoded", "want", "coded"):
+                    bench.execute(f"drop table {table}")
+                coding = self._look(state, bench, replace(inputs, full=True))
         finally:
             if flagged:
                 state.execute(f"drop table {flagged}")
-        encode_changes(bench, self.coding)
-        plan_rows(bench, self.coding, replace=replacing, held=held)
-        return self._summary(bench, standing, frozen)
+        plan_rows(bench, coding, replace=replacing, held=held)
+        return self._summary(bench, standing, frozen, coding)
 
-    def _summary(self, bench: duckdb.DuckDBPyConnection, standing: Standing, frozen: Frozen) -> Plan:
+    def _look(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> Encoding:
+        """Fetch who may have changed, and encode them."""
+        fetch_changes(state, self.store, self.sync.id, bench, inputs)
+        coding = self._with_former(bench)
+        encode_changes(bench, coding)
+        return coding
+
+    def _with_former(self, bench: duckdb.DuckDBPyConnection) -> Encoding:
+        """The encoding with the identifiers that only the record has; they may have to be removed."""
+        kinds = bench.execute("select distinct kind from record").fetchall()
+        on_record = {name for (kind,) in kinds for name in str(kind).split("+")}
+        return replace(self.coding, former=tuple(sorted(on_record - set(self.coding.identifiers))))
+
+    def _summary(self, bench: duckdb.DuckDBPyConnection, standing: Standing, frozen: Frozen, coding: Encoding) -> Plan:
         found = tally.forecast(bench, standing)
         counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
         row = bench.execute(
             "select count(*), count(distinct batch), (select count(*) from coded where suppressed) from plan"
         ).fetchone()
         rows, requests, suppressed = row or (0, 0, 0)
-        return Plan(replace(found, counts=counts), int(rows), int(requests), int(suppressed))
+        return Plan(replace(found, counts=counts), int(rows), int(requests), int(suppressed), coding)
 
     def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> str | None:
         """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.
@@ -124,10 +140,9 @@ class Planner:
         return name
 
 
-def _differs(standing: Standing) -> bool:
+def _differs(bench: duckdb.DuckDBPyConnection) -> bool:
     """Whether anybody would be added, changed or removed."""
-    settled = standing.refused + standing.unchanged + standing.rejected + standing.unusable
-    return standing.members != settled or standing.acknowledged != standing.unchanged
+    return bench.execute("select count(*) from changes where not same and not sharer").fetchone() != (0,)
 
 
 def examples(bench: duckdb.DuckDBPyConnection, coding: Encoding, audience: Audience, number: int) -> Iterator[str]:
@@ -141,7 +156,7 @@ def examples(bench: duckdb.DuckDBPyConnection, coding: Encoding, audience: Audie
             "select payload from plan where batch = ? order by seq limit ?", [batch, _SHOWN_ROWS]
         ).fetchall()
         masked = ",".join(json.dumps(mask(json.loads(row[0])), ensure_ascii=False) for row in rows)
-        shown = Batch(OPS[stage], masked, len(rows), 1, True, total, "example", 1, coding.identifiers)
+        shown = Batch(OPS[stage], masked, len(rows), 1, True, total, "example", 1, fields_of(coding, stage))
         yield _text(coding.destination, audience, shown)
 
 

@@ -96,7 +96,7 @@ class SyncRun:
             self._check_thresholds(made)
             audience = known.audience if known else Audience("(new audience)", self._sync.audience_name)
             return self._result(made, _audience_of(known)), tuple(
-                examples(bench, self._coding, audience, self._wishes.show)
+                examples(bench, made.coding, audience, self._wishes.show)
             )
 
     # -- sync -------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class SyncRun:
             self._project.state,
             self._store,
             bench,
-            self._coding,
+            made.coding,
             lock,
             sender,
             run_id=self._run_id,

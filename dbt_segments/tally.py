@@ -53,10 +53,13 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
     unchanged = standing.unchanged + _one(
         bench,
         f"select count(*) from changes c join coded d on d.key = c.key "
-        f"where {same} and d.usable and c.key not in ({sent})",
+        f"where {same} and d.usable and c.key not in ({sent}) and not (c.same and c.old_status = 'rejected')",
     )
     unusable = standing.unusable + _one(
         bench, f"select count(*) from changes c join coded d on d.key = c.key where {same} and not d.usable"
+    )
+    rejected = standing.rejected + _one(
+        bench, f"select count(*) from changes c where c.same and c.old_status = 'rejected' and c.key not in ({sent})"
     )
     reasserted = effects.get("reassert", 0)
     shared = _one(
@@ -68,7 +71,7 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
         changed=effects.get("change", 0),
         removed=effects.get("remove", 0),
         unchanged=unchanged + reasserted - shared,
-        rejected=standing.rejected,
+        rejected=rejected,
         unusable=unusable,
         refused=standing.refused,
         pending=standing.running + deferred,

@@ -113,7 +113,11 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
 
 
 def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
-    """The units of every touched key after the fold; `owed` marks those that should be gone but are not yet."""
+    """The units of every touched key after the fold; `owed` marks those that should be gone but are not yet.
+
+    A covered unit stays on record as a link: whoever is removed under it later may take along, at the platform, the
+    member who once had it. It is owed only while nobody who stays is acknowledged to have it.
+    """
     units = store.table(step.generation.pointer.tables["units"])
     pending = store.table(step.generation.pointer.tables["pending"])
     return f"""
@@ -129,11 +133,12 @@ def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
         select distinct key, kind, value from row_units
         where (phase in ('remove', 'leave') and fate = 'accepted') or phase = 'forgotten'
     ),
-    covered as (
+    linked as (
         select distinct c.key, c.kind, c.value from row_units c
         where c.phase = 'covered' and (
             exists (
-                select 1 from ({ledger.units}) o where o.kind = c.kind and o.value = c.value and o.key <> c.key
+                select 1 from ({ledger.units}) o join ({ledger.members}) m on m.key = o.key and m.status = 'present'
+                where o.kind = c.kind and o.value = c.value and o.key <> c.key
                 and not exists (select 1 from {pending} q where q.key = o.key and not q.wanted)
                 and not exists (
                     select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value
@@ -150,11 +155,12 @@ def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
         union
         select o.key, o.kind, o.value from ({ledger.units}) o join touched t on t.key = o.key
         where not exists (select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value)
-        and not exists (select 1 from covered d where d.key = o.key and d.kind = o.kind and d.value = o.value)
     )
     select h.key, h.kind, h.value, case when exists (
-        select 1 from row_units r where r.phase in ('remove', 'leave', 'covered')
-        and r.key = h.key and r.kind = h.kind and r.value = h.value
+        select 1 from row_units r where r.key = h.key and r.kind = h.kind and r.value = h.value
+        and (r.phase in ('remove', 'leave') or (r.phase = 'covered' and not exists (
+            select 1 from linked l where l.key = h.key and l.kind = h.kind and l.value = h.value
+        )))
     ) then 1 else 0 end as owed
     from held h
     """
@@ -207,32 +213,39 @@ def _fits_delta(session: Session, store: Store, old: Mapping[str, str], rows: st
 
 
 def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str]) -> str:
-    """One row per touched key: status, hashes and time by what became of its rows. `owed`: a unit that is no longer
-    wanted is still on record, so the member must be looked at again."""
+    """One row per touched key: status, hashes and time by what became of its rows.
+
+    `owed`: a unit that should be gone is still on record, so the member is looked at again in the next run.
+    """
     return f"""
     select cast(n.key as varchar) as key,
-        cast(case when n.owed = 1 or n.outcome in ('perhaps', 'gone') then null else n.row_hash end as varchar)
-            as row_hash,
-        cast(case when n.outcome = 'present' then n.sent_hash end as varchar) as sent_hash,
+        cast(case when n.owed = 1 or n.outcome in ('perhaps', 'covered', 'gone') then null
+            when n.kept = 1 then n.old_row_hash else n.row_hash end as varchar) as row_hash,
+        cast(case when n.outcome <> 'present' then null
+            when n.kept = 1 then n.old_sent_hash else n.sent_hash end as varchar) as sent_hash,
         cast(n.outcome as varchar) as status,
         cast(case when n.asserted = 1 and n.outcome = 'present' then {session.now} else n.asserted_at end as timestamp)
             as asserted_at
     from (
-        select g.*, o.asserted_at,
+        select g.*, o.asserted_at, o.row_hash as old_row_hash, o.sent_hash as old_sent_hash,
             case
+                when g.wanted = 1 and g.acts = 0 and o.status is not null then o.status
                 when g.wanted = 1 and g.asserts > 0 and g.asserts = g.accepted then 'present'
                 when g.wanted = 1 and g.asserts > 0 and g.refused > 0 and g.unsure = 0 and g.unsent = 0 then 'rejected'
                 when g.wanted = 1 and g.settled > 0 then coalesce(o.status, 'present')
-                when g.wanted = 1 and g.unusable > 0 and (u.units is null or u.units = 0) then 'unusable'
+                when g.wanted = 1 and g.unusable > 0 and coalesce(u.owed, 0) = 0 then 'unusable'
+                when g.wanted = 0 and coalesce(u.units, 0) > 0 and u.owed = 0 then 'covered'
                 when coalesce(u.units, 0) > 0 then 'perhaps'
                 else 'gone'
             end as outcome,
             case when g.asserts > 0 and g.asserts = g.accepted then 1 else 0 end as asserted,
+            case when g.wanted = 1 and g.acts = 0 then 1 else 0 end as kept,
             coalesce(u.owed, 0) as owed
         from (
             select key, max(case when wanted then 1 else 0 end) as wanted,
                 max(case when phase in ('assert', 'replace', 'settle', 'unusable') then row_hash end) as row_hash,
                 max(case when phase in ('assert', 'replace', 'settle') then sent_hash end) as sent_hash,
+                sum(case when phase in ('covered', 'forgotten') then 0 else 1 end) as acts,
                 sum(case when phase in ('assert', 'replace') then 1 else 0 end) as asserts,
                 sum(case when phase in ('assert', 'replace') and fate = 'accepted' then 1 else 0 end) as accepted,
                 sum(case when phase in ('assert', 'replace') and fate = 'rejected' and class = 'data' then 1 else 0 end)

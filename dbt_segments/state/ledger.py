@@ -14,6 +14,7 @@ status   present   acknowledged
          perhaps   sent or removed without an answer, or owed a removal: looked at in every run
          rejected  refused by the destination with this row_hash; not sent again until row or rules change
          unusable  has nothing to match on; looked at again when row or rules change
+         covered   has left, but others have all their units: kept as a link between those, until one leaves
          gone      only in a delta: the member has left
 """
 

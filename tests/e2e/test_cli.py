@@ -181,6 +181,7 @@ def test_a_target_that_may_not_send_plans(shop: DbtProject, meta: Platform) -> N
     assert meta.requests() > 0
 
 
+@pytest.mark.slow
 def test_another_folder_and_dbts_variables(shop: DbtProject, meta: Platform, tmp_path: Path) -> None:
     """Options and dbt's own variables name the project, from wherever the command is started."""
     profiles = shop.path / "profiles.yml"

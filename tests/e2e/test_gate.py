@@ -247,6 +247,7 @@ def test_a_failed_test_of_the_entity_holds_or_warns(shop: Shop) -> None:
     assert shop.meta.members() == ALL
 
 
+@pytest.mark.slow
 def test_a_test_that_only_warns_holds_nothing(shop: Shop) -> None:
     """Severity `warn` is a pass, also while its test has failures."""
     schema = SCHEMA.replace("[Ann, Bob]}", "[Ann, Bob]}, config: {severity: warn}")
@@ -258,6 +259,7 @@ def test_a_test_that_only_warns_holds_nothing(shop: Shop) -> None:
     assert shop.meta.members() == {**ALL, "vip": ALL["vip"] | keys(900)}
 
 
+@pytest.mark.slow
 def test_without_the_hook_line_the_sync_says_that_it_knows_nothing(shop: Shop) -> None:
     """Where nobody records builds, `docs generate` leaves no witness: it warns, and does not take docs for a build."""
     settings = shop.project.path / "dbt_project.yml"
@@ -321,6 +323,7 @@ def test_keys_of_another_form_hold_until_they_are_released(shop: Shop) -> None:
     assert shop.meta.violations() == []
 
 
+@pytest.mark.slow
 def test_a_segment_of_nobody_holds(shop: Shop) -> None:
     """Zero rows hold one segment and not the other; the policy `ignore` lets them go."""
     shop.model("first", f"{FIRST} and false")

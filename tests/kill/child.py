@@ -39,7 +39,7 @@ class Orders:
 
     output     file for stdout and stderr
     trace      file that gets one line per point: its name
-    kill       ("before" or "after", point): SIGKILL there; a point is its number, or its name for the first of that name
+    kill       ("before" or "after", point): SIGKILL there; a point is its number, or its name (its first time)
     stop       the same: SIGSTOP there; whoever wakes it finds its clock a day later
     fail       name of a commit that fails once instead of committing
     rows       rows a request holds at most

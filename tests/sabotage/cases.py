@@ -52,7 +52,7 @@ SABOTAGES = (
         1,
         "who left is not looked at",
         "diff.py",
-        "or (not x.wanted and x.m_status is not null{kept})))",
+        "or (not x.wanted and x.m_status is not null and (x.m_status <> 'covered' or {explicit} or x.flagged){kept})))",
         "))",
         "test_1_converges",
     ),
