@@ -170,9 +170,11 @@ class Warehouse:
                 state=ConnectionState.INIT,
             )
             try:
+                if self.kind == "duckdb":
+                    return _open_file(connection)
                 return manager.open(connection)
             except Exception as error:
-                if self.kind == "duckdb" and "lock" in str(error).lower():
+                if self.kind == "duckdb" and "could not set lock" in str(error).lower():
                     if time.monotonic() >= deadline:
                         raise LockedError(
                             f"the DuckDB file {self.profile.path} is held by another process",
@@ -188,26 +190,47 @@ class Warehouse:
 
     def _disconnect(self, connection: Any) -> None:
         if self.kind == "duckdb":
-            manager = _manager(self.kind)
-            with manager._LOCK:
-                if manager._ENV is not None:
-                    manager._ENV.close()
-                    manager._ENV = None
+            connection.handle._env.close()
         else:
             with contextlib.suppress(Exception):
                 connection.handle.close()
 
 
-# DuckDB's and psycopg2's errors about values, by name: the drivers are imported late.
-_QUOTE_VALUES = {
-    "ConversionException",
-    "InvalidInputException",
-    "OutOfRangeException",
-    "ConstraintException",
-    "TypeMismatchException",
-    "DataError",
-    "IntegrityError",
-}
+def _open_file(connection: Any) -> Any:
+    """The connection on a DuckDB instance of its own: dbt's manager has one per process, and closes it for the next.
+
+    Here two files may be open at once, the models' and the state's.
+    """
+    from dbt.adapters.duckdb import environments
+
+    _close_dbts_own()
+    connection.handle = environments.create(connection.credentials).handle()
+    return connection
+
+
+def _close_dbts_own() -> None:
+    """dbt keeps its file open in this process after a command."""
+    manager = _manager("duckdb")
+    with manager._LOCK:
+        if manager._ENV is not None:
+            manager._ENV.close()
+            manager._ENV = None
+
+
+# What a message may be quoted of: errors about names, files, locks and connections. All others may quote a value.
+_SPEAKS_OF_NAMES = (
+    "BinderException",
+    "CatalogException",
+    "ConnectionException",
+    "FailedToConnectError",
+    "IOException",
+    "OutOfMemoryException",
+    "ParserException",
+    "PermissionException",
+    "TransactionException",
+)
+# The same as classes of PostgreSQL's SQLSTATE (Appendix A of its manual). None: there was no server to answer.
+_SQLSTATE_OF_NAMES = ("08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58")
 
 
 def _manager(kind: str) -> Any:
@@ -221,11 +244,13 @@ def _manager(kind: str) -> Any:
 
 
 def _safe(error: BaseException) -> str:
-    """The first line of a driver's message where it speaks of names only; errors about data quote a member's value."""
+    """The first line of a driver's message where it speaks of names only; else the error's class."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & _QUOTE_VALUES:
-        return f"{type(error).__name__} (its text may quote a value; run the model's SQL to see it)"
-    return str(error).strip().split("\n")[0][:300]
+    state = getattr(error, "pgcode", "")
+    by_state = state is None or (state and state[:2] in _SQLSTATE_OF_NAMES)
+    if kinds.intersection(_SPEAKS_OF_NAMES) or by_state:
+        return str(error).strip().split("\n")[0][:300]
+    return f"{type(error).__name__} (its text may quote a value; run the model's SQL to see it)"
 
 
 class Session:
@@ -346,11 +371,16 @@ class _DuckDB(Session):
         return {name: kind.lower() for name, kind, *_ in self.rows(f"describe select * from {relation}")}
 
     def text(self, expression: str, data_type: str) -> str:
+        if data_type == "timestamp with time zone[]":
+            item = self.text("item", "timestamp with time zone")
+            return f"cast(to_json(list_transform({expression}, lambda item: {item})) as varchar)"
+        if data_type.endswith("]"):
+            return f"cast(to_json({expression}) as varchar)"
         if data_type.startswith("timestamp with time zone"):
             return f"strftime(make_timestamp(epoch_us({expression})), '%Y-%m-%dT%H:%M:%S.%fZ')"
         if data_type.startswith("timestamp"):
             return f"strftime({expression}, '%Y-%m-%dT%H:%M:%S.%f')"
-        if data_type.endswith("]") or data_type.startswith(("struct", "map", "json")):
+        if data_type.startswith(("struct", "map", "json")):
             return f"cast(to_json({expression}) as varchar)"
         return f"cast({expression} as varchar)"
 
@@ -391,6 +421,9 @@ class _Postgres(Session):
         super().__init__(profile)
         handle.autocommit = True
         self._cursor = handle.cursor()
+        # How these are written must not depend on whose session it is; psycopg2 sees to dates itself.
+        for setting in ("extra_float_digits = 1", "intervalstyle = 'postgres'", "bytea_output = 'hex'"):
+            self._cursor.execute(f"set {setting}")
 
     def _run(self, sql: str, parameters: Sequence[Any]) -> Any:
         import psycopg2
@@ -417,12 +450,16 @@ class _Postgres(Session):
         return {name: str(names[oid]).lower() for name, oid in oids}
 
     def text(self, expression: str, data_type: str) -> str:
+        if data_type == "timestamp with time zone[]":
+            item = self.text("item", "timestamp with time zone")
+            items = f"select array_agg({item} order by place) from unnest({expression}) with ordinality u(item, place)"
+            return f"cast(to_json(({items})) as text)"
+        if data_type.endswith("]"):
+            return f"cast(to_json({expression}) as text)"
         if data_type.startswith("timestamp with time zone"):
             return f"""to_char({expression} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
         if data_type.startswith("timestamp"):
             return f"""to_char({expression}, 'YYYY-MM-DD"T"HH24:MI:SS.US')"""
-        if data_type.endswith("]"):
-            return f"cast(to_json({expression}) as text)"
         return f"cast({expression} as text)"
 
     def fetch(self, sql: str, bench: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
@@ -440,10 +477,11 @@ class _Postgres(Session):
                 empty = ", ".join(f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items())
                 bench.execute(f"create table {table} as select {empty} where false")
                 return
-            bench.execute(
+            _in_bench(
+                bench,
                 f"create table {table} as select {casts} from read_csv({literal(str(path))}, header = false, "
                 f"auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
-                f"columns = {{{spec}}}, allow_quoted_nulls = false, strict_mode = true, max_line_size = 16777216)"
+                f"columns = {{{spec}}}, allow_quoted_nulls = false, strict_mode = true, max_line_size = 16777216)",
             )
 
     def store(self, table: str, bench: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str, str]) -> None:
@@ -452,7 +490,9 @@ class _Postgres(Session):
         names = ", ".join(f"{quote(name)} {'text' if kind == TEXT else kind}" for name, kind in columns.items())
         self._run(f"create table {table} ({names})", ())
         with _spool(bench) as path:
-            bench.execute(f"copy ({sql}) to {literal(str(path))} (format csv, header false, force_quote *, nullstr '')")
+            _in_bench(
+                bench, f"copy ({sql}) to {literal(str(path))} (format csv, header false, force_quote *, nullstr '')"
+            )
             try:
                 with path.open("rb") as file:
                     self._cursor.copy_expert(f"copy {table} from stdin with (format csv)", file)
@@ -461,6 +501,13 @@ class _Postgres(Session):
 
     def close(self) -> None:
         self._cursor.close()
+
+
+def _in_bench(bench: duckdb.DuckDBPyConnection, sql: str) -> None:
+    try:
+        bench.execute(sql)
+    except duckdb.Error as error:
+        raise WarehouseError(f"workbench: {_safe(error)}") from None
 
 
 @contextlib.contextmanager

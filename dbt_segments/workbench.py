@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import filelock
 _PREFIX = "dbt-segments-bench-"
 _ALIVE = "alive.lock"
 _RESTING = "32MB"
+_YOUNG_S = 60.0
 
 
 @contextlib.contextmanager
@@ -59,12 +61,9 @@ def resting(bench: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def remove_leftovers() -> None:
-    """Remove workbenches that no process holds any more."""
+    """Remove workbenches that no process holds any more; a very young one may not be held yet."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if not (folder / _ALIVE).exists():  # just being made, or somebody else's
-            continue
-        try:
-            with filelock.FileLock(folder / _ALIVE, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-        except (filelock.Timeout, OSError):
-            continue
+        with contextlib.suppress(filelock.Timeout, OSError):
+            if time.time() - folder.stat().st_mtime > _YOUNG_S:
+                with filelock.FileLock(folder / _ALIVE, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)

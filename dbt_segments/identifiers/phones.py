@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
 import phonenumbers
-from phonenumbers import PhoneMetadata, PhoneNumber, ValidationResult
+from phonenumbers import PhoneNumber, ValidationResult
 
 _START = re.compile(r"[+0-9]")
 # What may stand between a leading + or 00 and the country code, zeros included.
@@ -87,7 +88,13 @@ def _without_trunk_zero(number: PhoneNumber) -> PhoneNumber:
         return number
     code = number.country_code or 0
     bare = PhoneNumber(country_code=code, national_number=number.national_number)
-    region = phonenumbers.region_code_for_country_code(code)
-    metadata = PhoneMetadata.metadata_for_region(region)
-    has_trunk_zero = metadata is not None and (metadata.national_prefix or "").startswith("0")
-    return bare if has_trunk_zero or phonenumbers.is_valid_number(bare) else number
+    return number if _begin_with_zero(code) and not phonenumbers.is_valid_number(bare) else bare
+
+
+@functools.cache
+def _begin_with_zero(country_code: int) -> bool:
+    """Whether some numbers of a plan begin with a zero of their own, as Italy's do."""
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(country_code, ())
+    kinds = phonenumbers.PhoneNumberType.values()
+    examples = (phonenumbers.example_number_for_type(region, kind) for region in regions for kind in kinds)
+    return any(example is not None and example.italian_leading_zero for example in examples)

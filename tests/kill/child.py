@@ -112,7 +112,7 @@ class _Points:
 
 def _sleep_a_day() -> None:
     """What the monotonic clock says after a day, to the one module that judges leases by it."""
-    locks.time = SimpleNamespace(  # type: ignore[assignment]
+    locks.time = SimpleNamespace(  # type: ignore[attr-defined]
         monotonic=lambda: time.monotonic() + 86_400, sleep=time.sleep
     )
 
@@ -146,7 +146,7 @@ def _watch_transactions(points: _Points) -> None:
         with points.around(name):
             commit(session)
 
-    Session.execute, Session.commit = watched_execute, watched_commit  # type: ignore[method-assign]
+    Session.execute, Session.commit = watched_execute, watched_commit  # type: ignore[method-assign, assignment]
     for kind in (warehouse._DuckDB, warehouse._Postgres):
         kind.store = _watched_store(kind.store, points)  # type: ignore[method-assign]
 
