@@ -55,6 +55,11 @@ def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
     return None
 
 
+def _sync_of(mark: str) -> str:
+    """The sync id in a mark; it may hold colons itself."""
+    return ":".join(mark.split(":")[2:-1])
+
+
 def mark_of(state_id: str, sync_id: str, nonce: str) -> str:
     """The mark of one audience."""
     return f"{PREFIX}{state_id}:{sync_id}:{nonce}"
@@ -96,6 +101,13 @@ class Resolver:
                     code="account_changed",
                     hint="restore the account, or give the sync a new `id:`",
                 )
+            if sync.audience_id not in (None, known.audience.id):
+                raise AudienceHeldError(
+                    f"{sync.id}: it manages audience {known.audience.id}, "
+                    f"and `audience_id` now names {sync.audience_id}",
+                    code="audience_changed",
+                    hint="restore the id, or give the sync a new `id:` to begin with the other audience",
+                )
             return self._check(sync, known.audience)
         if sync.audience_id is not None:
             return self._adopt(sync, self._play(self._destination.get(sync.audience_id)))
@@ -129,10 +141,10 @@ class Resolver:
         if intended is not None and not self._destination.has_mark and len(others) == 1:
             self._record(sync, others[0], "created", "")
             return others[0]
-        foreign = [a for a in others if a.mark]
+        foreign = [a for a in found if a.mark and (a.name == sync.audience_name or _sync_of(a.mark) == sync.id)]
         if foreign:
             raise AudienceHeldError(
-                f"{sync.id}: audience {foreign[0].id} of that name carries the mark of another state",
+                f"{sync.id}: audience {foreign[0].id} ({foreign[0].name}) carries the mark of another state",
                 code="foreign_mark",
                 hint="was the state lost? Restore it. Or take the audience over without its history: remove the mark "
                 f"from its description at the platform, and write `audience_id: {foreign[0].id}`",

@@ -12,6 +12,7 @@ changes. When something of that neighbourhood is removed they must be asserted a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,6 @@ _FIXED = {
     "old_status": TEXT,
     "forced": "boolean",
 }
-_MAX_ROUNDS = 50
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,11 @@ class Standing:
 
 def desired_sql(inputs: Inputs) -> str:
     """key, class, row_hash, c0..cN of the frozen set."""
-    hashed = ", ".join(
-        f"case when f.{quote(s)} is null then '~' else concat(length(f.{quote(s)}), ':', f.{quote(s)}) end"
-        for s in inputs.sources
-    )
+    # The last good set of a held sync may lack a column that the sync reads since; it is not compared then.
+    have = {s: f"f.{quote(s)}" if s in inputs.frozen.sources else f"cast(null as {TEXT})" for s in inputs.sources}
+    hashed = ", ".join(f"case when {c} is null then '~' else concat(length({c}), ':', {c}) end" for c in have.values())
     row_hash = f"md5(concat({literal(inputs.fingerprint)}{', ' + hashed if hashed else ''}))"
-    columns = "".join(f", f.{quote(source)} as c{n}" for n, source in enumerate(inputs.sources))
+    columns = "".join(f", {column} as c{n}" for n, column in enumerate(have.values()))
     return f"select f.key, {row_hash} as row_hash{columns} from {inputs.frozen.table} f"
 
 
@@ -142,9 +141,7 @@ def fetch_changes(session: Session, store: Store, owner: str, bench: duckdb.Duck
 def _spread(session: Session, ledger: Ledger, seen: str) -> None:
     """Grow `seen` to everybody who is linked by shared units: neighbours of neighbours, until nobody is new."""
     before = int(session.value(f"select count(*) from {seen}") or 0)
-    for round_ in range(1, _MAX_ROUNDS + 1):
-        if before == 0:
-            return
+    for round_ in itertools.count(1):
         session.execute(
             f"insert into {seen} with edge as (select distinct u.kind, u.value from ({ledger.units}) u "
             f"join {seen} s on s.key = u.key where s.round = {round_ - 1}) "

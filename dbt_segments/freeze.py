@@ -135,9 +135,12 @@ def freeze_refusals(
     state_session: Session,
 ) -> Refusals | None:
     """Everybody whom this entity's consent and suppression models exclude now; None where it has neither."""
-    parts = [_suppressed_sql(session, model, entity.key) for model in (*entity.suppress, *suppress)]
+    models = (*entity.suppress, *suppress)
+    parts = [_suppressed_sql(session, model, entity.key) for model in models]
     columns = _columns(session, entity.model)
-    key = session.text(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
+    key = session.key(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
+    for model, part in zip(models, parts, strict=True):
+        _check_known(session, entity, model, part, key)
     consent = entity.consent.get(channel)
     if consent is not None:
         if consent not in columns:
@@ -178,10 +181,26 @@ def _fresh(store: Store, kind: str, owner: str) -> str:
     return f"{store.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}"
 
 
+def _check_known(session: Session, entity: Entity, model: Model, keys: str, entity_key: str) -> None:
+    """Raises HeldError for a suppression model of which not one key is a key of the entity: nobody would be refused."""
+    rows, known = session.rows(
+        f"select count(*), count(e.{quote(entity.key)}) from ({keys}) k "
+        f"left join {entity.model.relation} e on {entity_key} = k.key where k.key is not null"
+    )[0]
+    if rows and not known:
+        raise HeldError(
+            "suppression_keys_unknown",
+            f"{model.name}: none of its {rows} keys is a key of {entity.name}",
+            hint=f"it must yield {entity.key} of {entity.model.name}, in the same form",
+        )
+
+
 def _suppressed_sql(session: Session, model: Model, key: str) -> str:
     columns = _columns(session, model)
     column = key if key in columns else next(iter(columns))
-    return f"select {session.text(quote(column), columns[column])} as key, 1 as rank from {model.relation}"
+    if key not in columns and len(columns) > 1:
+        raise HeldError("key_missing", f"{model.name}: no column {key}, whose values are the suppressed keys")
+    return f"select {session.key(quote(column), columns[column])} as key, 1 as rank from {model.relation}"
 
 
 def _materialize(
@@ -246,7 +265,7 @@ class _Shape:
 
     def rows_sql(self, session: Session) -> str:
         """The segment's distinct rows: key and the columns that it yields itself."""
-        key = session.text(quote(self.segment.entity.key), self.segment_columns[self.segment.entity.key])
+        key = session.key(quote(self.segment.entity.key), self.segment_columns[self.segment.entity.key])
         own = "".join(
             f", {session.text(quote(column), self.segment_columns[column])} as {quote(column)}"
             for column in self.overrides()
@@ -254,7 +273,7 @@ class _Shape:
         return f"select distinct {key} as key{own} from {self.segment.model.relation}"
 
     def entity_key(self, session: Session) -> str:
-        return session.text(f"e.{quote(self.segment.entity.key)}", self.entity_columns[self.segment.entity.key])
+        return session.key(f"e.{quote(self.segment.entity.key)}", self.entity_columns[self.segment.entity.key])
 
     def members_sql(self, session: Session) -> str:
         """Each key once, with everything that may be sent."""

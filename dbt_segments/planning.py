@@ -30,6 +30,7 @@ class Plan:
     """A plan that lies in the workbench: what it would do, and how many rows and requests it has.
 
     suppressed_shared  wanted members who are sent without an identifier that somebody else's refusal covers
+    interrupted        an earlier run left batches that are not folded yet: a sync does so first, a plan does not
     coding             how its rows are written
     """
 
@@ -37,6 +38,7 @@ class Plan:
     rows: int
     requests: int
     suppressed_shared: int
+    interrupted: bool
     coding: Encoding
 
 
@@ -56,8 +58,9 @@ class Planner:
         self, state: Session, bench: duckdb.DuckDBPyConnection, frozen: Frozen, refusals: Refusals | None, *, held: bool
     ) -> Plan:
         """Fill the workbench's `plan`; `held`: with explicit refusals only."""
-        ledger = read_ledger(state, self.store, self.sync.id)
-        generations = read_generations(state, self.store, self.sync.id, ledger)
+        owner = self._owner(state)
+        ledger = read_ledger(state, self.store, owner)
+        generations = read_generations(state, self.store, owner, ledger)
         destination = self.coding.destination
         inputs = Inputs(
             frozen=frozen,
@@ -85,7 +88,13 @@ class Planner:
             if flagged:
                 state.execute(f"drop table {flagged}")
         plan_rows(bench, coding, replace=replacing, held=held)
-        return self._summary(bench, standing, frozen, coding)
+        interrupted = any(not generation.open_batches for generation in generations)
+        return self._summary(bench, standing, frozen, coding, interrupted=interrupted)
+
+    def _owner(self, state: Session) -> str:
+        """Whose ledger counts: the sync's own, or, before its first run after a rename, that of its former id."""
+        ids = (self.sync.id, *self.sync.former_ids)
+        return next((name for name in ids if self.store.is_known(state, name)), self.sync.id)
 
     def _look(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> Encoding:
         """Fetch who may have changed, and encode them."""
@@ -100,14 +109,22 @@ class Planner:
         on_record = {name for (kind,) in kinds for name in str(kind).split("+")}
         return replace(self.coding, former=tuple(sorted(on_record - set(self.coding.identifiers))))
 
-    def _summary(self, bench: duckdb.DuckDBPyConnection, standing: Standing, frozen: Frozen, coding: Encoding) -> Plan:
+    def _summary(
+        self,
+        bench: duckdb.DuckDBPyConnection,
+        standing: Standing,
+        frozen: Frozen,
+        coding: Encoding,
+        *,
+        interrupted: bool,
+    ) -> Plan:
         found = tally.forecast(bench, standing)
         counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
         row = bench.execute(
             "select count(*), count(distinct batch), (select count(*) from coded where suppressed) from plan"
         ).fetchone()
         rows, requests, suppressed = row or (0, 0, 0)
-        return Plan(replace(found, counts=counts), int(rows), int(requests), int(suppressed), coding)
+        return Plan(replace(found, counts=counts), int(rows), int(requests), int(suppressed), interrupted, coding)
 
     def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> str | None:
         """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.
@@ -124,7 +141,18 @@ class Planner:
         state.fetch(f"select r.key{selected} from {table} r where {_EXPLICIT}", bench, "refused", columns)
         encode_refused(bench, self.coding, "refused")
         bench.execute("drop table refused")
+        # What the segment or a relation yields instead of the entity's own columns is refused as well.
+        own = [source for source in sources if source in inputs.frozen.sources]
+        selected = "".join(
+            f", f.{quote(source)} as c{n}" if source in own else f", cast(null as {TEXT}) as c{n}"
+            for n, source in enumerate(sources)
+        )
+        members = f"{inputs.frozen.table} f join {table} r on r.key = f.key"
+        state.fetch(f"select f.key{selected} from {members} where {_EXPLICIT}", bench, "refused", columns)
+        encode_refused(bench, self.coding, "refused")
+        bench.execute("drop table refused")
         if inputs.ledger.is_new:
+            _make_distinct(bench)
             return None
         units = {"kind": TEXT, "value": TEXT}
         state.fetch(
@@ -135,9 +163,15 @@ class Planner:
             units,
         )
         bench.execute("insert into refused_units from refused_record")
+        _make_distinct(bench)
         name = self.store.scratch("flagged", self.sync.id)
         state.store(name, bench, "select distinct kind, value from refused_units", units)
         return name
+
+
+def _make_distinct(bench: duckdb.DuckDBPyConnection) -> None:
+    """Each refused unit once: rows are joined with them."""
+    bench.execute("create or replace table refused_units as select distinct kind, value from refused_units")
 
 
 def _differs(bench: duckdb.DuckDBPyConnection) -> bool:
@@ -170,11 +204,11 @@ def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
 
 
 def mask(value: Any) -> Any:
-    """A row with its values hidden: of a hash the first four digits, of anything else nothing."""
+    """A row with its values hidden, hashes too: of a gender or a birth year four digits would be enough."""
     if isinstance(value, list):
         return [mask(item) for item in value]
     if isinstance(value, dict):
         return {name: mask(item) if name != "type" else item for name, item in value.items()}
     if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
-        return f"{value[:4]}..."
+        return "<sha256>"
     return "***" if value not in ("", None) else value

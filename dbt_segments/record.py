@@ -12,7 +12,7 @@ from dbt_segments import cadence, report
 from dbt_segments.audiences import recorded
 from dbt_segments.errors import SegmentsError
 from dbt_segments.project import Project
-from dbt_segments.state.ledger import counts, read_ledger
+from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.pending import read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
@@ -116,7 +116,7 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
     store = project.store
     known = recorded(session, store, sync)
     ledger = read_ledger(session, store, sync.id)
-    numbers = counts(session, ledger)
+    numbers = by_status(session, ledger)
     unfinished = read_generations(session, store, sync.id, ledger)
     rows = session.rows(
         f"select status, finished_at, reason from {store.table('sync_runs')} where sync_id = ? and status <> 'skipped' "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from dbt_segments.audiences import recorded
@@ -19,7 +21,10 @@ from dbt_segments.warehouse import Session, Warehouse
 
 
 class Recovery:
-    """Takes in what is left of one sync; runs under its lock, before anything else."""
+    """Takes in what is left of one sync; runs under its lock, before anything else.
+
+    hold  takes the lock of another owner
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class Recovery:
         *,
         run_id: str,
         lock_timeout_s: float,
+        hold: Callable[[str], AbstractContextManager[Lock]],
     ) -> None:
         self._warehouse = warehouse
         self._store = store
@@ -39,30 +45,40 @@ class Recovery:
         self._destination = destination
         self._run_id = run_id
         self._lock_timeout_s = lock_timeout_s
+        self._hold = hold
 
     def recover(self) -> list[Generation]:
         """Take in what an earlier run left; returns the generations whose jobs still run."""
+        self._inherit()
         with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
             if self._lock.overtaken:
                 folds.seal(session, self._store, self._sync.id, self._lock)
-            self._inherit(session)
             ledger = folds.fold(session, self._store, self._sync.id, self._lock)
             return read_generations(session, self._store, self._sync.id, ledger)
 
-    def _inherit(self, session: Session) -> None:
-        """A renamed model goes on with the ledger of its former sync id."""
-        if self._store.head(session, self._sync.id, ledgers.KIND) is not None:
-            return
+    def _inherit(self) -> None:
+        """A renamed model goes on with the ledger of its former sync id, whose own leftovers are folded first.
+
+        Before anything is written under the new id, and under the lock of the former one: an older deployment may
+        still be running.
+        """
         for former in self._sync.former_ids:
-            self._give_up_jobs(session, former)
-            folds.fold(session, self._store, former, self._lock)
-            pointer = self._store.head(session, former, ledgers.KIND)
-            if pointer is not None and pointer.tables:
+            with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
+                if self._store.head(session, self._sync.id, ledgers.KIND) is not None:
+                    return
+                if not self._store.is_known(session, former):
+                    continue
+            with self._hold(former) as lock, self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
+                if lock.overtaken:
+                    folds.seal(session, self._store, former, lock)
+                self._give_up_jobs(session, former)
+                pointer = folds.fold(session, self._store, former, lock).pointer
+                if pointer is None or not pointer.tables:
+                    continue
                 detail = {"tables": dict(pointer.tables), "through": [0, 0], "open": {}}
                 with session.transaction():
                     self._lock.fence(session)
                     self._store.point(session, self._sync.id, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
-                return
 
     def _give_up_jobs(self, session: Session, owner: str) -> None:
         """Jobs of a former id are asked no more: what they do counts as unknown, so it is sent or removed again."""

@@ -25,7 +25,8 @@ from dbt_segments.project import Project
 from dbt_segments.recovery import Recovery
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
-from dbt_segments.state.ledger import read_ledger
+from dbt_segments.state import locks
+from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.pending import read_generations
 from dbt_segments.values import Counts, Status, Sync, SyncResult
@@ -81,6 +82,8 @@ class SyncRun:
         self._planner = Planner(project.store, sync, self._coding, wishes.full)
         self._holds: list[str] = []
         self._notes: list[str] = []
+        # What a sync that a threshold holds would have done.
+        self._forecast: Counts | None = None
 
     # -- plan -------------------------------------------------------------------------------------------------
 
@@ -130,6 +133,14 @@ class SyncRun:
             self._destination,
             run_id=self._run_id,
             lock_timeout_s=self._lock_timeout_s,
+            hold=lambda owner: locks.hold(
+                self._project.state,
+                self._store,
+                owner,
+                timeout_s=self._lock_timeout_s,
+                longest_request_s=sender.longest_request_s,
+                tell=self._tell,
+            ),
         )
         generations = recovery.recover()
         if any(generation.open_batches for generation in generations):
@@ -138,7 +149,8 @@ class SyncRun:
     def _not_due(self, due: Due) -> SyncResult | None:
         with self._session() as session:
             now = session.value(f"select {session.now}").replace(tzinfo=timezone.utc)
-            if due(self._sync, record.last_success(session, self._store, self._sync), now):
+            unsure = by_status(session, read_ledger(session, self._store, self._sync.id)).get("perhaps", 0)
+            if unsure or due(self._sync, record.last_success(session, self._store, self._sync), now):
                 return None
             known = recorded(session, self._store, self._sync)
         return replace(
@@ -160,6 +172,8 @@ class SyncRun:
                 if self._check_thresholds(made):
                     return None
                 result = self._result(made, _audience_of(known))
+                if self._forecast is not None and made.requests == 0:
+                    result = replace(result, counts=self._forecast)
                 if made.requests == 0:
                     self._settle(state, bench, lock, made)
                     return result
@@ -177,6 +191,7 @@ class SyncRun:
         if made.rows:
             write_ahead(state, self._store, bench, self._sync.id, lock, self._run_id)
             folds.fold(state, self._store, self._sync.id, lock)
+            self._collect(state, lock)
 
     def _send(
         self,
@@ -253,10 +268,16 @@ class SyncRun:
             return None
         made = self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
         if made.suppressed_shared:
-            self._notes.append(
+            self._note(
                 f"suppressed_shared: {made.suppressed_shared} members share an identifier with someone who refused it"
             )
+        if made.interrupted:
+            self._note("a run was interrupted: the next sync mends it first, so its counts may differ")
         return made
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
 
     def _frozen(
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool
@@ -269,15 +290,13 @@ class SyncRun:
                 return frozen
             except HeldError as error:
                 self._hold(error.code, error.message, error.hint)
-        found = last_good(state, self._store, self._sync.segment)
-        usable = found is not None and set(self._coding.sources) <= set(found.sources)
-        return found if usable else None
+        return last_good(state, self._store, self._sync.segment)
 
     def _check_rows(self, frozen: Frozen) -> None:
         """Say which rows are no members. Raises HeldError for a segment without any, unless the policy allows it."""
         if frozen.rejects:
             said = ", ".join(f"{count} {reason}" for reason, count in sorted(frozen.rejects.items()))
-            self._notes.append(f"rejected rows of the segment: {said}")
+            self._note(f"rejected rows of the segment: {said}")
         if frozen.members or self._sync.hold.empty == "ignore":
             return
         message = f"{self._sync.segment.model.name} has no members"
@@ -294,6 +313,7 @@ class SyncRun:
         if reason is None:
             return False
         self._holds.append(reason)
+        self._forecast = made.found.counts
         self._notes.insert(0, f"look at the models; to let it go once: --allow-removals {self._sync.segment.name}")
         return True
 

@@ -322,6 +322,14 @@ class Session:
         """SQL that casts to text the same way in every session: UTC, ISO, `true`/`false`; arrays as JSON."""
         raise NotImplementedError
 
+    def key(self, expression: str, data_type: str) -> str:
+        """SQL for a key's text: a whole number reads the same whatever numeric type its column has (1, not 1.0)."""
+        text = self.text(expression, data_type)
+        if not data_type.startswith(("decimal", "numeric", "double", "real", "float")):
+            return text
+        whole = f"cast(cast({expression} as decimal(38, 0)) as varchar)"
+        return f"case when {expression} = floor({expression}) then {whole} else {text} end"
+
     def fetch(self, sql: str, bench: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
         """Stream a query into a new workbench table.
 

@@ -85,7 +85,7 @@ def read_ledger(session: Session, store: Store, owner: str) -> Ledger:
     )
 
 
-def counts(session: Session, ledger: Ledger) -> dict[str, int]:
+def by_status(session: Session, ledger: Ledger) -> dict[str, int]:
     """Members by status."""
     if ledger.is_new:
         return {}

@@ -194,7 +194,11 @@ def _create(session: Session, store: Store, owner: str, token: int, lease_s: flo
             if token > 2:
                 session.execute(f"drop table if exists {store.table(_lock_name(owner, token - 2))}")
     except WarehouseError:
-        return False
+        if _newest(session, store, owner) >= token:
+            return False
+        if session.has_table(store.schema, _lock_name(owner, token)):
+            return False
+        raise  # nobody else won: we may not make tables here
     return True
 
 

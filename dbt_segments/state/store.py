@@ -24,7 +24,7 @@ from dbt_segments.warehouse import Session, literal
 class Pointer:
     """A committed set of immutable tables.
 
-    owner   sync id, segment id or entity name
+    owner   sync id, or the unique_id of a segment's model
     kind    frozen, generation, ledger
     parent  id of the ledger pointer that this one was built on
     detail  `tables`: role -> table name; the rest belongs to the kind
@@ -74,6 +74,10 @@ class Store:
                     hint="restore it from a backup; nothing was sent",
                 )
         return found[-1]
+
+    def is_known(self, session: Session, owner: str) -> bool:
+        """Whether anything was ever committed for this owner."""
+        return bool(session.value(f"select count(*) from {self.table('pointers')} where owner = ?", [owner]))
 
     def pointers(self, session: Session, owner: str, kind: str) -> list[Pointer]:
         """All pointers of a kind, oldest first, doubles dropped."""

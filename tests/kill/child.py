@@ -112,7 +112,7 @@ class _Points:
 
 def _sleep_a_day() -> None:
     """What the monotonic clock says after a day, to the one module that judges leases by it."""
-    locks.time = SimpleNamespace(  # type: ignore[attr-defined]
+    locks.time = SimpleNamespace(  # type: ignore[attr-defined, assignment]
         monotonic=lambda: time.monotonic() + 86_400, sleep=time.sleep
     )
 

@@ -1,0 +1,82 @@
+"""A renamed model keeps its audience, its ledger and what an interrupted run left; chains of shared units hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dbt_segments import deliver
+from dbt_segments.state.locks import Lock
+from tests.projects import Warehouse
+from tests.world import World, email, make_world, phone, sandbox
+
+NAMES = [f"{name}@example.com" for name in ("ada", "bob", "cyd", "dan")]
+RENAMED = {"gold": {"destinations": ["meta"], "renamed_from": ["vip"], "label": "vip"}}
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@pytest.fixture
+def world(tmp_path: Path, warehouse: Warehouse) -> Iterator[World]:
+    with sandbox() as serving:
+        found = make_world(tmp_path / "shop", warehouse, serving)
+        found.customers([(number, name) for number, name in enumerate(NAMES, 1)])
+        yield found
+
+
+def _die_after_sending(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync whose process dies once its requests are answered, before any outcome is on record."""
+
+    def die(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deliver.Delivery, "note", die)
+        with pytest.raises(Killed):
+            world.sync()
+
+
+def test_what_an_interrupted_run_sent_is_known_after_a_rename(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dan was sent, the run died, the model is renamed and Dan is no longer wanted: Dan leaves."""
+    for keys in ([1], [1, 2], [1, 2, 3]):
+        world.segment(keys)
+        world.sync()
+    world.segment([1, 2, 3, 4])
+    monkeypatch.setattr(Lock, "may_start", lambda self, timeout_s: True)
+    _die_after_sending(world, monkeypatch)
+    assert email(NAMES[3]) in world.held()
+    world.segments = RENAMED
+    world.segment([1, 2, 3], "gold")
+    result = world.sync()
+    assert (len(world.audiences()), result.counts.added) == (1, 0)
+    assert world.held() == {email(name) for name in NAMES[:3]}
+    assert world.sync().status == "noop"
+
+
+def test_a_plan_after_a_rename_says_what_the_sync_does(world: World) -> None:
+    """Before the first run under the new name the plan reads the ledger of the former one."""
+    world.segment([1, 2, 3])
+    world.sync()
+    world.segments = RENAMED
+    world.segment([1, 2], "gold")
+    planned = world.plan().run.syncs[0]
+    done = world.sync()
+    assert (planned.counts, planned.status) == (done.counts, done.status)
+    assert (done.counts.removed, done.counts.unchanged) == (1, 2)
+
+
+def test_a_long_chain_of_shared_units_is_asserted_whole(world: World) -> None:
+    """120 customers are linked one to the next by a shared e-mail or phone; one leaves and the platform takes all of
+    them along: every other one is in again afterwards."""
+    rows = [(n, f"c{n // 2}@example.com", f"+1 201 555 {(n + 1) // 2:04d}") for n in range(2, 122)]
+    world.customers(rows)
+    world.segment([row[0] for row in rows])
+    world.sync()
+    world.segment([row[0] for row in rows[1:]])
+    world.sync()
+    expected = {email(row[1]) for row in rows[1:]} | {phone(f"1201555{(row[0] + 1) // 2:04d}") for row in rows[1:]}
+    assert world.held() == expected
