@@ -11,6 +11,16 @@ import pytest
 from tests.postgres import REQUIRED, NoServerError, PostgresServer, running_server
 from tests.projects import DbtProject, DuckDBWarehouse, MakeProject, PostgresWarehouse, Warehouse, make_project
 
+# Every scenario of these runs on both warehouses; the default suite takes DuckDB's half, `.ci/run` both.
+_BOTH_IN_CI = ("test_invariants", "test_guard", "test_cadence_engine", "test_refusals", "test_rename", "test_histories")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the PostgreSQL half of the long scenario files as slow, so that the default suite stays short."""
+    for item in items:
+        if item.get_closest_marker("postgres") and item.path.stem in _BOTH_IN_CI:
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,4 +191,5 @@ def some_people(luck: random.Random) -> Data:
         for key in range(1, 21)
         if luck.random() < 0.9
     }
-    return Data(customers, {key for key in range(1, 21) if luck.random() < 0.7} | {1}, {luck.randint(1, 60)})
+    members = {key for key in range(1, 21) if luck.random() < 0.7} | {1}
+    return Data(customers, members, set(luck.sample(sorted(customers), luck.randint(0, 1))))
