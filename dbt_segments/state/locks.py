@@ -82,9 +82,13 @@ class Lock:
         if self._lease_s is None:
             return
         started = time.monotonic()
-        with self._warehouse.session(lock_timeout_s=5.0) as session, session.transaction():
+        with self._warehouse.session(lock_timeout_s=5.0) as session:
+            with session.transaction():
+                self.fence(session)
+                _write(session, self._store, self.owner, self.token, "renewed", self._lease_s)
+            # Again, now that others can see it: who took over meanwhile has either seen this renewal and waits for
+            # its end (`_outlast`), or was there before it and is seen here.
             self.fence(session)
-            _write(session, self._store, self.owner, self.token, "renewed", self._lease_s)
         self._until = started + self._lease_s
 
 
@@ -160,6 +164,8 @@ def _acquire(
                 token = newest + 1
                 if _create(session, store, owner, token, lease_s):
                     overtaken = event not in ("", "released")
+                    if overtaken:
+                        _outlast(session, store, owner, token)
                     return Lock(warehouse, store, owner, token, overtaken=overtaken, lease_s=lease_s, started=started)
         if time.monotonic() >= deadline:
             raise LockedError(
@@ -169,6 +175,19 @@ def _acquire(
         if not told:
             tell(f"waiting for another run of {owner} (its lease ends in {max(0, round(left_s))} s)")
             told = True
+        time.sleep(_POLL_S)
+
+
+def _outlast(session: Session, store: Store, owner: str, token: int) -> None:
+    """Wait until the old owner's lease has ended, which it may have renewed while it was taken over."""
+    while True:
+        left_s = session.value(
+            f"select extract(epoch from (max(expires_at) - {session.now})) from {store.table('leases')} "
+            f"where owner = ? and token = {token - 1}",
+            [owner],
+        )
+        if left_s is None or float(left_s) + MARGIN_S <= 0:
+            return
         time.sleep(_POLL_S)
 
 

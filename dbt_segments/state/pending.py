@@ -81,6 +81,7 @@ def read_generations(session: Session, store: Store, owner: str, ledger: Ledger)
     for pointer in store.pointers(session, owner, KIND):
         if (pointer.token, pointer.seq) <= ledger.through and pointer.id not in ledger.open:
             continue
+        store.require(session, pointer)
         states: dict[int, BatchState] = {}
         for batch, state, job in session.rows(
             f"select batch, state, job from {store.table('sync_batches')} where generation = ? and batch is not null",

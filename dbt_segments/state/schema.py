@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from dbt_segments.errors import StateError
+from dbt_segments.errors import StateError, WarehouseError
 from dbt_segments.warehouse import Session, literal, quote
 
 VERSION = 1
@@ -122,6 +122,24 @@ def ensure(session: Session, schema: str) -> str:
     """
     if exists(session, schema):
         return check(session, schema)
+    used = session.has_table(schema, "pointers") and session.value(f"select count(*) from {table(schema, 'pointers')}")
+    if used and not exists(session, schema):  # asked again: another run may have made it in between
+        raise StateError(
+            f"schema {schema}: table state_info is missing or empty, but there are records",
+            hint="restore it from a backup; nothing was sent",
+        )
+    for tries_left in (2, 1, 0):
+        try:
+            _make(session, schema)
+            break
+        except WarehouseError:
+            # Another run makes it too: on PostgreSQL `if not exists` fails where the other one commits meanwhile.
+            if not tries_left:
+                raise
+    return check(session, schema)
+
+
+def _make(session: Session, schema: str) -> None:
     session.execute(f"create schema if not exists {quote(schema)}")
     with session.transaction():
         for name, columns in TABLES.items():
@@ -132,7 +150,6 @@ def ensure(session: Session, schema: str) -> str:
             f"select {literal(secrets.token_hex(8))}, {VERSION}, {session.now} "
             f"where not exists (select 1 from {table(schema, 'state_info')})"
         )
-    return check(session, schema)
 
 
 def check(session: Session, schema: str) -> str:

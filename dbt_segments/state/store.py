@@ -67,13 +67,17 @@ class Store:
         found = self.pointers(session, owner, kind)
         if not found:
             return None
-        for table in found[-1].tables.values():
+        self.require(session, found[-1])
+        return found[-1]
+
+    def require(self, session: Session, pointer: Pointer) -> None:
+        """Raises StateError when a table of this pointer is gone."""
+        for table in pointer.tables.values():
             if not session.has_table(self.schema, table):
                 raise StateError(
-                    f"{owner}: table {self.schema}.{table} is missing although the state refers to it",
+                    f"{pointer.owner}: table {self.schema}.{table} is missing although the state refers to it",
                     hint="restore it from a backup; nothing was sent",
                 )
-        return found[-1]
 
     def is_known(self, session: Session, owner: str) -> bool:
         """Whether anything was ever committed for this owner."""
