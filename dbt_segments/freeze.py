@@ -54,10 +54,12 @@ class Refusals:
 
     table  quoted name; columns `key`, `class` (suppressed, refused, unknown) and the sources, all text.
            `unknown` is consent that is null: not sent either, but its removals count as losses.
+    doubt  why these may not be all: the sync is held, and they go out
     """
 
     table: str
     name: str
+    doubt: HeldError | None = None
 
 
 def sources(syncs: Iterable[Sync]) -> tuple[str, ...]:
@@ -139,8 +141,7 @@ def freeze_refusals(
     parts = [_suppressed_sql(session, model, entity.key) for model in models]
     columns = _columns(session, entity.model)
     key = session.key(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
-    for model, part in zip(models, parts, strict=True):
-        _check_known(session, entity, model, part, key)
+    doubts = [_doubt(session, entity, model, part, key) for model, part in zip(models, parts, strict=True)]
     consent = entity.consent.get(channel)
     if consent is not None:
         if consent not in columns:
@@ -168,7 +169,7 @@ def freeze_refusals(
     _materialize(
         session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **dict.fromkeys(wanted, TEXT)}
     )
-    return Refusals(store.table(name), name)
+    return Refusals(store.table(name), name, next((doubt for doubt in doubts if doubt), None))
 
 
 def refusals_owner(entity: Entity, channel: str) -> str:
@@ -181,18 +182,20 @@ def _fresh(store: Store, kind: str, owner: str) -> str:
     return f"{store.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}"
 
 
-def _check_known(session: Session, entity: Entity, model: Model, keys: str, entity_key: str) -> None:
-    """Raises HeldError for a suppression model of which not one key is a key of the entity: nobody would be refused."""
+def _doubt(session: Session, entity: Entity, model: Model, keys: str, entity_key: str) -> HeldError | None:
+    """A suppression model of which not one key is a key of the entity most likely speaks of something else."""
     rows, known = session.rows(
         f"select count(*), count(e.{quote(entity.key)}) from ({keys}) k "
         f"left join {entity.model.relation} e on {entity_key} = k.key where k.key is not null"
     )[0]
-    if rows and not known:
-        raise HeldError(
-            "suppression_keys_unknown",
-            f"{model.name}: none of its {rows} keys is a key of {entity.name}",
-            hint=f"it must yield {entity.key} of {entity.model.name}, in the same form",
-        )
+    if not rows or known:
+        return None
+    return HeldError(
+        "suppression_keys_unknown",
+        f"{model.name}: none of its {rows} keys is a key of {entity.name}",
+        hint=f"it must yield {entity.key} of {entity.model.name}, in the same form; if all of them were deleted, "
+        f"take the model out of `suppress`",
+    )
 
 
 def _suppressed_sql(session: Session, model: Model, key: str) -> str:

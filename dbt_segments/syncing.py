@@ -263,6 +263,8 @@ class SyncRun:
             if frozen is None:
                 return None
             refusals = self._frozens.refusals(models, state, bench, self._sync)
+            if refusals is not None and refusals.doubt is not None and not self._holds:
+                self._hold(refusals.doubt.code, refusals.doubt.message, refusals.doubt.hint)
         except HeldError as error:
             self._hold(error.code, error.message, error.hint)
             return None
