@@ -12,7 +12,15 @@ from tests.postgres import REQUIRED, NoServerError, PostgresServer, running_serv
 from tests.projects import DbtProject, DuckDBWarehouse, MakeProject, PostgresWarehouse, Warehouse, make_project
 
 # Every scenario of these runs on both warehouses; the default suite takes DuckDB's half, `.ci/run` both.
-_BOTH_IN_CI = ("test_invariants", "test_guard", "test_cadence_engine", "test_refusals", "test_rename", "test_histories")
+_BOTH_IN_CI = (
+    "test_invariants",
+    "test_guard",
+    "test_cadence_engine",
+    "test_refusals",
+    "test_rename",
+    "test_histories",
+    "test_recovery",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
