@@ -355,6 +355,6 @@ def test_the_gate_stands_on_postgres_too(postgres_warehouse: PostgresWarehouse, 
     assert shop.held()["first"].startswith("build_failed: model.shop.customers in dbt run ")
     shop.dbt("build", "--empty", "--exclude", "resource_type:test")
     assert shop.held()["first"].count("built_empty: ") == 2
-    shop.dbt("run")
+    shop.dbt("build", "--exclude", "resource_type:test")  # dbt 1.12 empties seeds too: `run` alone would hold
     assert shop.sent() == {"vip": "noop", "first": "noop"}
     assert meta.members() == ALL
