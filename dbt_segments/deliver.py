@@ -8,7 +8,6 @@ file is closed in between.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +26,10 @@ from dbt_segments.errors import (
 )
 from dbt_segments.order import OPS
 from dbt_segments.send import Sender, Sent, send_batches
+from dbt_segments.state import memory
 from dbt_segments.state import pending as pendings
 from dbt_segments.state.locks import Lock
+from dbt_segments.state.logs import Logbook
 from dbt_segments.state.store import Pointer, Store
 from dbt_segments.warehouse import Session, Warehouse, literal
 
@@ -93,6 +94,7 @@ def write_ahead(
             pendings.PENDING_UNITS,
         )
         detail = {"tables": names, "batches": {str(batch): stage for batch, stage in rows}}
+        memory.remember(session, store, bench, owner, lock.token)
         pointer = store.point(session, owner, pendings.KIND, lock.token, seq, detail)
         _log_unusable(session, store, bench, owner, run_id, pointer)
         return pointer
@@ -134,8 +136,7 @@ class Courier:
         lock: Lock,
         sender: Sender,
         *,
-        run_id: str,
-        sync_id: str,
+        logbook: Logbook,
         lock_timeout_s: float,
         tell: Callable[[str], None],
     ) -> None:
@@ -145,8 +146,7 @@ class Courier:
         self._coding = coding
         self._lock = lock
         self._sender = sender
-        self._run_id = run_id
-        self._sync_id = sync_id
+        self._logbook = logbook
         self._lock_timeout_s = lock_timeout_s
         self._tell = tell
 
@@ -245,7 +245,7 @@ class Courier:
                 self._store.log(session, "sync_batches", events)
         except (WarehouseError, LockedError) as error:
             raise SnapshotError(
-                f"{self._sync_id}: requests were sent but their outcome could not be recorded: {error.message}",
+                f"{self._logbook.sync_id}: requests were sent but their outcome could not be recorded: {error.message}",
                 hint="run it again: what is in doubt is sent or removed again",
             ) from None
 
@@ -258,23 +258,19 @@ class Courier:
         sent: Sent | None,
         delivery: Delivery,
     ) -> dict[str, Any]:
-        outcome = sent.outcome if sent else None
-        reason = sent.error.code or type(sent.error).__name__ if sent and sent.error else None
-        return {
-            "id": secrets.token_hex(8),
-            "run_id": self._run_id,
-            "sync_id": self._sync_id,
-            "generation": generation.id,
-            "batch": number,
-            "phase": stage,
-            "state": delivery.fates[number] if sent else "sending",
-            "job": outcome.job if outcome else None,
-            "members": batch.count if batch else None,
-            "refused": len(sent.refused) if sent else None,
-            "unattributed": outcome.unattributed if outcome else None,
-            "reason": reason,
-            "token": self._lock.token,
-        }
+        if batch is None or sent is None:
+            return self._logbook.batch(generation.id, number, stage, "sending")
+        return self._logbook.batch(
+            generation.id,
+            number,
+            stage,
+            delivery.fates[number],
+            job=sent.outcome.job if sent.outcome else None,
+            members=batch.count,
+            refused=len(sent.refused),
+            unattributed=sent.outcome.unattributed if sent.outcome else None,
+            reason=sent.error.code or type(sent.error).__name__ if sent.error else None,
+        )
 
     def _rejects(self, generation: Pointer, number: int, sent: Sent) -> Iterator[dict[str, Any]]:
         if not sent.refused or sent.fate != "accepted":
@@ -284,16 +280,7 @@ class Courier:
         self._bench.execute("insert into refused_rows select unnest(?)", [list(reasons)])
         rows = self._bench.execute("select seq, key from plan where list_contains(?, seq)", [list(reasons)]).fetchall()
         for seq, key in rows:
-            yield {
-                "id": secrets.token_hex(8),
-                "run_id": self._run_id,
-                "sync_id": self._sync_id,
-                "generation": generation.id,
-                "row_seq": seq,
-                "key": key,
-                "reason": reasons[seq],
-                "class": "data",
-            }
+            yield self._logbook.reject(generation.id, seq, key, reasons[seq])
 
     def _row(self, sql: str, parameters: list[Any]) -> tuple[Any, ...]:
         row = self._bench.execute(sql, parameters).fetchone()

@@ -188,7 +188,11 @@ def _fetch_neighbours(
 def _joined(session: Session, inputs: Inputs) -> str:
     """Everybody: desired or on record, with what is known of them."""
     columns = "".join(f", d.c{n}" for n in range(len(inputs.sources)))
-    refused = f"left join {inputs.refusals.table} r on r.key = coalesce(d.key, m.key)" if inputs.refusals else ""
+    refused = ""
+    if inputs.refusals:
+        # An entity whose keys are not unique is held, and has several rows here for one key.
+        once = f"(select distinct key, class from {inputs.refusals.table})"
+        refused = f"left join {once} r on r.key = coalesce(d.key, m.key)"
     label = "r.class" if inputs.refusals else f"cast(null as {TEXT})"
     flagged = running = "false"
     if inputs.flagged:

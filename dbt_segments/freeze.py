@@ -17,10 +17,14 @@ import duckdb
 from dbt_segments.errors import ConfigError, WarehouseError
 from dbt_segments.state.store import Pointer, Store
 from dbt_segments.values import Entity, Model, Segment, Sync
-from dbt_segments.warehouse import TEXT, Session, quote
+from dbt_segments.warehouse import TEXT, Session, literal, quote
 
 FROZEN = "frozen"
+REJECTED = "rejected"
 REFUSALS = "refusals"
+
+
+_NULL_KEY = "null_key"
 
 
 class HeldError(ConfigError):
@@ -37,8 +41,9 @@ class HeldError(ConfigError):
 class Frozen:
     """A segment's members at one time.
 
-    table    quoted name; columns `key` and one per source in `sources`, all text
-    rejects  reason -> rows that are no members: null_key, unknown_key, conflicting
+    table     quoted name; columns `key` and one per source in `sources`, all text
+    rejects   reason -> rows that are no members: null_key, unknown_key, conflicting
+    rejected  name of the table of their keys: key, reason; None where there are none with a key
     """
 
     table: str
@@ -46,6 +51,12 @@ class Frozen:
     sources: tuple[str, ...]
     members: int
     rejects: Mapping[str, int]
+    rejected: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its tables in the state."""
+        return (self.name, self.rejected) if self.rejected else (self.name,)
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,13 @@ def freeze(
     types = {"key": TEXT, **dict.fromkeys(wanted, TEXT)}
     _materialize(session, state_session, store, bench, name, query, types)
     members = int(state_session.value(f"select count(*) from {store.table(name)}") or 0)
-    return Frozen(store.table(name), name, wanted, members, _rejects(session, shape))
+    rejects = _rejects(session, shape)
+    rejected = None
+    if set(rejects) - {_NULL_KEY}:
+        rejected = _fresh(store, REJECTED, segment.model.unique_id)
+        types = {"key": TEXT, "reason": TEXT}
+        _materialize(session, state_session, store, bench, rejected, shape.rejected_sql(session), types)
+    return Frozen(store.table(name), name, wanted, members, rejects, rejected)
 
 
 def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Frozen) -> None:
@@ -100,14 +117,29 @@ def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Froz
     owner = segment.model.unique_id
     before = store.pointers(session, owner, FROZEN)
     token = before[-1].token + 1 if before else 1
+    tables = {FROZEN: frozen.name, **({REJECTED: frozen.rejected} if frozen.rejected else {})}
     detail = {
-        "tables": {"frozen": frozen.name},
+        "tables": tables,
         "sources": list(frozen.sources),
         "members": frozen.members,
         "rejects": dict(frozen.rejects),
     }
     with session.transaction():
+        if frozen.rejected:
+            _log_rejected(session, store, owner, frozen, before[-1].tables.get(REJECTED) if before else None)
         store.point(session, owner, FROZEN, token, 1, detail)
+
+
+def _log_rejected(session: Session, store: Store, owner: str, frozen: Frozen, earlier: str | None) -> None:
+    """Append to `rejects` every key that is no member and was not rejected for the same reason last time."""
+    known = ""
+    if earlier and session.has_table(store.schema, earlier):
+        known = f"where not exists (select 1 from {store.table(earlier)} o where o.key = n.key and o.reason = n.reason)"
+    session.execute(
+        f"insert into {store.table('rejects')} (id, sync_id, key, reason, class, recorded_at) "
+        f"select concat({literal(frozen.name)}, '-', n.key), {literal(owner)}, n.key, n.reason, 'data', {session.now} "
+        f"from {store.table(str(frozen.rejected))} n {known}"
+    )
 
 
 def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None:
@@ -118,10 +150,15 @@ def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None
     for owner in owners:
         pointer: Pointer | None = store.head(session, owner, FROZEN)
         if pointer is not None:
-            name = pointer.tables["frozen"]
+            name = pointer.tables[FROZEN]
             detail = pointer.detail
             return Frozen(
-                store.table(name), name, tuple(detail["sources"]), int(detail["members"]), dict(detail["rejects"])
+                store.table(name),
+                name,
+                tuple(detail["sources"]),
+                int(detail["members"]),
+                dict(detail["rejects"]),
+                pointer.tables.get(REJECTED),
             )
     return None
 
@@ -275,6 +312,18 @@ class _Shape:
         )
         return f"select distinct {key} as key{own} from {self.segment.model.relation}"
 
+    def rejected_sql(self, session: Session) -> str:
+        """key, reason of the keys that are no members: the entity does not have them, or their rows differ."""
+        entity = self.segment.entity
+        return (
+            f"with s_rows as ({self.rows_sql(session)}), "
+            f"s_keys as (select key, count(*) as n from s_rows where key is not null group by key) "
+            f"select cast(k.key as {TEXT}) as key, "
+            f"cast(case when e.{quote(entity.key)} is null then 'unknown_key' else 'conflicting' end as {TEXT}) "
+            f"as reason from s_keys k left join {entity.model.relation} e on {self.entity_key(session)} = k.key "
+            f"where e.{quote(entity.key)} is null or k.n > 1"
+        )
+
     def entity_key(self, session: Session) -> str:
         return session.key(f"e.{quote(self.segment.entity.key)}", self.entity_columns[self.segment.entity.key])
 
@@ -341,14 +390,8 @@ def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
 
 def _rejects(session: Session, shape: _Shape) -> dict[str, int]:
     """Rows of the segment that are no members, by reason; keys are counted once."""
-    entity = shape.segment.entity
-    nulls = session.value(f"select count(*) from {shape.segment.model.relation} where {quote(entity.key)} is null")
-    unknown, conflicting = session.rows(
-        f"with s_rows as ({shape.rows_sql(session)}), "
-        f"s_keys as (select key, count(*) as n from s_rows where key is not null group by key) "
-        f"select sum(case when e.{quote(entity.key)} is null then 1 else 0 end), "
-        f"sum(case when e.{quote(entity.key)} is not null and k.n > 1 then 1 else 0 end) "
-        f"from s_keys k left join {entity.model.relation} e on {shape.entity_key(session)} = k.key"
-    )[0]
-    found = {"null_key": nulls, "unknown_key": unknown, "conflicting": conflicting}
+    entity, model = shape.segment.entity, shape.segment.model
+    nulls = session.value(f"select count(*) from {model.relation} where {quote(entity.key)} is null")
+    by_reason = session.rows(f"select reason, count(*) from ({shape.rejected_sql(session)}) x group by reason")
+    found = {_NULL_KEY: nulls, **{str(reason): count for reason, count in by_reason}}
     return {reason: int(count) for reason, count in found.items() if count}

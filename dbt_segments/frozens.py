@@ -12,6 +12,7 @@ from dbt_segments.errors import SegmentsError
 from dbt_segments.freeze import (
     FROZEN,
     REFUSALS,
+    REJECTED,
     Frozen,
     HeldError,
     Refusals,
@@ -69,12 +70,12 @@ class Frozens:
             frozen = freeze(models, store, bench, segment, sources(mine), state)
         except HeldError as error:
             return error
-        self._scratch.add(frozen.name)
+        self._scratch.update(frozen.names)
         may_be_empty = any(sync.hold.empty != "hold" for sync in mine)
         if keep and (frozen.members or may_be_empty):
             commit_frozen(state, store, segment, frozen)
-            self._scratch.discard(frozen.name)
-            store.collect(state, segment.model.unique_id, [FROZEN], [frozen.name], before=_yesterday())
+            self._scratch.difference_update(frozen.names)
+            store.collect(state, segment.model.unique_id, [FROZEN, REJECTED], frozen.names, before=_yesterday())
         return frozen
 
     def refusals(

@@ -27,3 +27,19 @@ def thresholds(found: Forecast, hold: Hold) -> str | None:
             f"(allowed {hold.change_fraction:.0%}){cause}"
         )
     return None
+
+
+def session(requests: int, per_s: float | None, session_s: float | None) -> str | None:
+    """Why a replace must not begin, or None: the platform would close its session before the last of its requests.
+
+    requests   of the replace
+    per_s      requests a second that the account allows; None: not known, one a second is counted on
+    session_s  how long the platform keeps a replace open; None: for ever
+    """
+    lasts_s = requests / (per_s or 1.0)
+    if session_s is None or lasts_s <= session_s:
+        return None
+    return (
+        f"replace_too_long: {requests:,} requests would take {lasts_s / 60:,.0f} minutes, "
+        f"and the platform closes a replace after {session_s / 60:,.0f}"
+    )

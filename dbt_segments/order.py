@@ -20,6 +20,7 @@ import duckdb
 from dbt_segments.destinations.base import Destination, Op, Row, Support
 from dbt_segments.encode import Encoding, kind_of, lasting_sql, payload_sql, single_payload_sql
 from dbt_segments.warehouse import literal, quote
+from dbt_segments.workbench import count
 
 # Stage -> what is asked of the destination, in the order of sending.
 OPS = {"remove": Op.REMOVE, "replace": Op.REPLACE, "assert": Op.ADD, "after": Op.ADD}
@@ -116,8 +117,8 @@ def _neighbourhoods(bench: duckdb.DuckDBPyConnection) -> None:
     """
     bench.execute("create table touched as select distinct key from going where phase = 'remove'")
     bench.execute("create table deferred (key varchar)")
-    jobs = _count(bench, "open_units") > 0
-    if not jobs and _count(bench, "touched") == 0:
+    jobs = count(bench, "select count(*) from open_units") > 0
+    if not jobs and count(bench, "select count(*) from touched") == 0:
         return
     bench.execute(
         "create table link as select distinct key, kind, value from "
@@ -135,7 +136,7 @@ def _neighbourhoods(bench: duckdb.DuckDBPyConnection) -> None:
 def _spread(bench: duckdb.DuckDBPyConnection, table: str) -> None:
     """Grow a table of keys along shared units until nobody is new."""
     before = 0
-    while before != (now := _count(bench, table)):
+    while before != (now := count(bench, f"select count(*) from {table}")):
         before = now
         bench.execute(
             f"insert into {table} select distinct b.key from link a join {table} t on t.key = a.key "
@@ -277,7 +278,7 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
             f"{batch} + 1 + (row_number() over () - 1) // {size}, key, n, wanted, row_hash, sent_hash, effect, payload "
             f"from ({rows} where {where})"
         )
-    seq = _one(bench, "select coalesce(max(seq), 0) from plan")
+    seq = count(bench, "select coalesce(max(seq), 0) from plan")
     bench.execute(
         f"insert into plan select {seq} + row_number() over (), phase, null, null, key, n, wanted, row_hash, "
         f"sent_hash, effect, null from draft where stage is null"
@@ -316,7 +317,7 @@ def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Encoding, rows: str) -
     limits = coding.destination.limits
     if limits.body_bytes is None:
         return limits.members
-    longest = _one(bench, f"select max(strlen(payload)) from ({rows})")
+    longest = count(bench, f"select max(strlen(payload)) from ({rows})")
     return max(1, min(limits.members, (limits.body_bytes - _ENVELOPE_BYTES) // (max(longest, 1) + 1)))
 
 
@@ -335,12 +336,3 @@ def _plan_units(bench: duckdb.DuckDBPyConnection, *, single: bool) -> None:
         where p.phase in ('covered', 'forgotten', 'leave')
         """
     )
-
-
-def _count(bench: duckdb.DuckDBPyConnection, table: str) -> int:
-    return _one(bench, f"select count(*) from {table}")
-
-
-def _one(bench: duckdb.DuckDBPyConnection, sql: str) -> int:
-    row = bench.execute(sql).fetchone()
-    return int(row[0]) if row and row[0] is not None else 0

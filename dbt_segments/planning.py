@@ -15,7 +15,8 @@ from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
 from dbt_segments.encode import Encoding, encode_changes, encode_refused, fields_of
 from dbt_segments.freeze import Frozen, Refusals
 from dbt_segments.order import OPS, plan_rows, replaces
-from dbt_segments.state.ledger import read_ledger
+from dbt_segments.state import memory
+from dbt_segments.state.ledger import UNITS, Ledger, read_ledger
 from dbt_segments.state.pending import open_rows, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
@@ -74,7 +75,7 @@ class Planner:
             only_refusals=held,
             removals=self.sync.removals,
         )
-        replacing = replaces(destination) and not held
+        replacing = replaces(destination)
         flagged = self._flag(state, bench, inputs)
         inputs = replace(inputs, flagged=flagged)
         try:
@@ -132,6 +133,7 @@ class Planner:
         Returns a state table of the same where the ledger has members who may share them.
         """
         bench.execute(f"create table refused_units (kind {TEXT}, value {TEXT})")
+        bench.execute(f"create table {memory.TABLE} (key {TEXT}, kind {TEXT}, value {TEXT}, is_new boolean)")
         if inputs.refusals is None:
             return None
         sources = self.coding.sources
@@ -154,19 +156,25 @@ class Planner:
         if inputs.ledger.is_new:
             _make_distinct(bench)
             return None
-        units = {"kind": TEXT, "value": TEXT}
-        state.fetch(
-            f"select distinct u.kind, u.value from ({inputs.ledger.units}) u join {table} r on r.key = u.key "
-            f"where {_EXPLICIT}",
-            bench,
-            "refused_record",
-            units,
-        )
-        bench.execute("insert into refused_units from refused_record")
+        self._recall(state, bench, inputs.ledger, table)
         _make_distinct(bench)
         name = self.store.scratch("flagged", self.sync.id)
-        state.store(name, bench, "select distinct kind, value from refused_units", units)
+        state.store(name, bench, "select kind, value from refused_units", {"kind": TEXT, "value": TEXT})
         return name
+
+    def _recall(self, state: Session, bench: duckdb.DuckDBPyConnection, ledger: Ledger, refusals: str) -> None:
+        """Add what was ever sent for those who refuse now: what is on record, and what is remembered."""
+        explicit = f"u join {refusals} r on r.key = u.key where {_EXPLICIT}"
+        parts = [f"select distinct u.key, u.kind, u.value, true as is_new from ({ledger.units}) {explicit}"]
+        known = memory.remembered_sql(state, self.store, self._owner(state))
+        if known is not None:
+            parts.append(f"select distinct u.key, u.kind, u.value, false as is_new from ({known}) {explicit}")
+        columns = {**UNITS, "is_new": "boolean"}
+        state.fetch(" union all ".join(parts), bench, "refused_record", columns)
+        bench.execute(
+            f"insert into {memory.TABLE} select key, kind, value, bool_and(is_new) from refused_record group by all"
+        )
+        bench.execute(f"insert into refused_units select kind, value from {memory.TABLE}")
 
 
 def _make_distinct(bench: duckdb.DuckDBPyConnection) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,7 +12,9 @@ from dbt_segments.errors import TransientError
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
 from dbt_segments.state import ledger as ledgers
+from dbt_segments.state import memory
 from dbt_segments.state.locks import Lock
+from dbt_segments.state.logs import Logbook
 from dbt_segments.state.pending import Generation, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
@@ -34,7 +35,7 @@ class Recovery:
         sync: Sync,
         destination: Destination,
         *,
-        run_id: str,
+        logbook: Logbook,
         lock_timeout_s: float,
         hold: Callable[[str], AbstractContextManager[Lock]],
     ) -> None:
@@ -43,7 +44,7 @@ class Recovery:
         self._lock = lock
         self._sync = sync
         self._destination = destination
-        self._run_id = run_id
+        self._logbook = logbook
         self._lock_timeout_s = lock_timeout_s
         self._hold = hold
 
@@ -79,6 +80,7 @@ class Recovery:
                 with session.transaction():
                     self._lock.fence(session)
                     self._store.point(session, self._sync.id, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
+                    memory.inherit(session, self._store, self._sync.id, former, self._lock.token)
 
     def _give_up_jobs(self, session: Session, owner: str) -> None:
         """Jobs of a former id are asked no more: what they do counts as unknown, so it is sent or removed again."""
@@ -131,22 +133,17 @@ class Recovery:
         }
 
     def _event(self, generation: Generation, batch: int, state: str, outcome: Outcome) -> dict[str, Any]:
-        """A row of `sync_batches`."""
-        return {
-            "id": secrets.token_hex(8),
-            "run_id": self._run_id,
-            "sync_id": self._sync.id,
-            "generation": generation.pointer.id,
-            "batch": batch,
-            "phase": generation.phases[batch],
-            "state": state,
-            "job": generation.states[batch].job,
-            "members": None,
-            "refused": len(outcome.refused),
-            "unattributed": outcome.unattributed,
-            "reason": outcome.lost,
-            "token": self._lock.token,
-        }
+        """What became of a batch whose job has ended."""
+        return self._logbook.batch(
+            generation.pointer.id,
+            batch,
+            generation.phases[batch],
+            state,
+            job=generation.states[batch].job,
+            refused=len(outcome.refused),
+            unattributed=outcome.unattributed,
+            reason=outcome.lost,
+        )
 
     def _log_refused(self, session: Session, row: dict[str, Any]) -> None:
         """Refusals of a finished job, by the row's place in its batch."""
@@ -157,16 +154,5 @@ class Recovery:
         rejects = []
         for index, code in row["refused"].items():
             key = session.value(f"select key from {pending} where seq = ?", [first + index])
-            rejects.append(
-                {
-                    "id": secrets.token_hex(8),
-                    "run_id": self._run_id,
-                    "sync_id": self._sync.id,
-                    "generation": row["generation"].pointer.id,
-                    "row_seq": first + index,
-                    "key": key,
-                    "reason": code,
-                    "class": "data",
-                }
-            )
+            rejects.append(self._logbook.reject(row["generation"].pointer.id, first + index, key, code))
         self._store.log(session, "rejects", rejects)

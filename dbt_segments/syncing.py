@@ -20,14 +20,16 @@ from dbt_segments.encode import encoding
 from dbt_segments.errors import DestinationError, GoneError
 from dbt_segments.freeze import Frozen, HeldError, last_good
 from dbt_segments.frozens import Frozens
+from dbt_segments.order import replaces
 from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
 from dbt_segments.recovery import Recovery
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
-from dbt_segments.state import locks
+from dbt_segments.state import locks, memory
 from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.locks import Lock
+from dbt_segments.state.logs import Logbook
 from dbt_segments.state.pending import read_generations
 from dbt_segments.values import Counts, Status, Sync, SyncResult
 from dbt_segments.warehouse import Session
@@ -35,7 +37,18 @@ from dbt_segments.workbench import open_workbench, resting
 
 # Above this share of refused members a run needs reading (exit code 1); below, refusals are counted and listed.
 ALLOWED_REJECTS = 0.05
-_TABLES = ("members", "units", "delta_members", "delta_units", "pending", "pending_units", "fate", "rows", "change")
+_TABLES = (
+    "members",
+    "units",
+    "delta_members",
+    "delta_units",
+    "pending",
+    "pending_units",
+    "fate",
+    "rows",
+    "change",
+    memory.KIND,
+)
 
 Due = Callable[[Sync, datetime | None, datetime], bool]
 
@@ -95,8 +108,8 @@ class SyncRun:
                 made = self._plan(models, state, bench, keep=False)
                 known = recorded(state, self._store, self._sync)
             if made is None:
-                return self._held(_audience_of(known), Counts()), ()
-            self._check_thresholds(made)
+                return self._held(_audience_of(known), self._forecast or Counts()), ()
+            self._is_held_by(made)
             audience = known.audience if known else Audience("(new audience)", self._sync.audience_name)
             return self._result(made, _audience_of(known)), tuple(
                 examples(bench, made.coding, audience, self._wishes.show)
@@ -131,7 +144,7 @@ class SyncRun:
             lock,
             self._sync,
             self._destination,
-            run_id=self._run_id,
+            logbook=Logbook(self._run_id, self._sync.id, lock.token),
             lock_timeout_s=self._lock_timeout_s,
             hold=lambda owner: locks.hold(
                 self._project.state,
@@ -168,8 +181,8 @@ class SyncRun:
                 made = self._plan(models, state, bench, keep=True)
                 known = recorded(state, self._store, self._sync)
                 if made is None:
-                    return self._held(_audience_of(known), Counts())
-                if self._check_thresholds(made):
+                    return self._held(_audience_of(known), self._forecast or Counts())
+                if self._is_held_by(made):
                     return None
                 result = self._result(made, _audience_of(known))
                 if self._forecast is not None and made.requests == 0:
@@ -211,8 +224,7 @@ class SyncRun:
             made.coding,
             lock,
             sender,
-            run_id=self._run_id,
-            sync_id=self._sync.id,
+            logbook=Logbook(self._run_id, self._sync.id, lock.token),
             lock_timeout_s=self._lock_timeout_s,
             tell=self._tell,
         )
@@ -268,6 +280,10 @@ class SyncRun:
         except HeldError as error:
             self._hold(error.code, error.message, error.hint)
             return None
+        if self._holds and replaces(self._destination):
+            # A replace would send what is held, and there is no other call: even refusals must wait.
+            self._note(f"refusals_wait: {self._destination.type} takes nothing but the whole audience, which is held")
+            return None
         made = self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
         if made.suppressed_shared:
             self._note(
@@ -307,8 +323,11 @@ class SyncRun:
             raise HeldError("segment_empty", message, hint)
         self._notes.append(f"warning: segment_empty: {message}")
 
+    def _is_held_by(self, made: Plan) -> bool:
+        """Whether the plan itself holds a sync that nothing else holds."""
+        return self._check_thresholds(made) or self._check_session(made)
+
     def _check_thresholds(self, made: Plan) -> bool:
-        """Whether a threshold holds a sync that nothing else holds."""
         if self._holds or self._wishes.released:
             return False
         reason = guard.thresholds(made.found, self._sync.hold)
@@ -317,6 +336,18 @@ class SyncRun:
         self._holds.append(reason)
         self._forecast = made.found.counts
         self._notes.insert(0, f"look at the models; to let it go once: --allow-removals {self._sync.segment.name}")
+        return True
+
+    def _check_session(self, made: Plan) -> bool:
+        """Whether a replace, which the platform takes whole or not at all, would outlast its session."""
+        if self._holds or not replaces(self._destination):
+            return False
+        per_s = self._destination.settings.requests_per_s or self._destination.limits.requests_per_s
+        reason = guard.session(made.requests, per_s, self._destination.session_s)
+        if reason is None:
+            return False
+        self._holds.append(reason)
+        self._forecast = made.found.counts
         return True
 
     def _hold(self, code: str, message: str, hint: str | None) -> None:
@@ -336,6 +367,8 @@ class SyncRun:
         keep = set(ledger.pointer.tables.values()) if ledger.pointer else set()
         for generation in read_generations(session, self._store, self._sync.id, ledger):
             keep |= set(generation.pointer.tables.values())
+        remembered = self._store.head(session, self._sync.id, memory.KIND)
+        keep |= set(remembered.tables.values()) if remembered else set()
         self._store.collect(session, self._sync.id, _TABLES, keep, before=lock.token + 1)
         self._store.collect_scratch(session, self._sync.id)
 

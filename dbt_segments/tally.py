@@ -9,6 +9,7 @@ import duckdb
 
 from dbt_segments.diff import Standing
 from dbt_segments.values import Counts
+from dbt_segments.workbench import count
 
 # A member with several rows counts under the strongest of their effects.
 _STRENGTH = (
@@ -37,32 +38,32 @@ class Forecast:
 def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
     """Count the plan by what it means for members; each member counts once."""
     effects = _by_effect(bench)
-    refused_losing = _one(
+    refused_losing = count(
         bench,
         "select count(distinct p.key) from plan p join changes c on c.key = p.key "
         "where p.effect = 'remove' and c.class in ('suppressed', 'refused')",
     )
-    unusable_losing = _one(
+    unusable_losing = count(
         bench,
         "select count(*) from plan p join changes c on c.key = p.key join coded d on d.key = p.key "
         "where p.phase = 'unusable' and c.old_status in ('present', 'perhaps') and not d.suppressed",
     )
-    deferred = _one(bench, "select count(*) from deferred d join changes c on c.key = d.key where not c.sharer")
+    deferred = count(bench, "select count(*) from deferred d join changes c on c.key = d.key where not c.sharer")
     same = "c.wanted and not c.sharer and c.key not in (select key from deferred)"
     sent = "select key from plan where phase in ('assert', 'replace')"
-    unchanged = standing.unchanged + _one(
+    unchanged = standing.unchanged + count(
         bench,
         f"select count(*) from changes c join coded d on d.key = c.key "
         f"where {same} and d.usable and c.key not in ({sent}) and not (c.same and c.old_status = 'rejected')",
     )
-    unusable = standing.unusable + _one(
+    unusable = standing.unusable + count(
         bench, f"select count(*) from changes c join coded d on d.key = c.key where {same} and not d.usable"
     )
-    rejected = standing.rejected + _one(
+    rejected = standing.rejected + count(
         bench, f"select count(*) from changes c where c.same and c.old_status = 'rejected' and c.key not in ({sent})"
     )
     reasserted = effects.get("reassert", 0)
-    shared = _one(
+    shared = count(
         bench, "select count(*) from plan p join changes c on c.key = p.key where p.phase = 'assert' and c.sharer"
     )
     counts = Counts(
@@ -107,7 +108,7 @@ def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: F
         from member group by all
         """
     ).fetchall()
-    number = {(str(effect), str(state)): int(count) for effect, count_state, count in rows for state in [count_state]}
+    number = {(str(effect), str(state)): int(members) for effect, state, members in rows}
     loud = ("add", "change", "remove", "reassert")
     return replace(
         found.counts,
@@ -128,7 +129,7 @@ def _by_effect(bench: duckdb.DuckDBPyConnection) -> Mapping[str, int]:
         ) group by effect
         """
     ).fetchall()
-    return {str(effect): int(count) for effect, count in rows}
+    return {str(effect): int(members) for effect, members in rows}
 
 
 def _causes(bench: duckdb.DuckDBPyConnection, counts: Counts, losing: int, base: int) -> tuple[str, ...]:
@@ -136,17 +137,12 @@ def _causes(bench: duckdb.DuckDBPyConnection, counts: Counts, losing: int, base:
     causes = []
     if base and losing > base // 2 and counts.added > base // 2:
         causes.append("the entity's keys were re-typed or re-made (as many enter as leave)")
-    null_consent = _one(bench, "select count(*) from changes where class = 'unknown' and old_status is not null")
+    null_consent = count(bench, "select count(*) from changes where class = 'unknown' and old_status is not null")
     if losing and null_consent > losing // 2:
         causes.append("consent has become null (a broken join?)")
-    unusable = _one(bench, "select count(*) from plan where phase = 'unusable'")
+    unusable = count(bench, "select count(*) from plan where phase = 'unusable'")
     if losing and unusable > losing // 2:
         causes.append("an identifier column has become null or unusable")
     if losing and not causes:
         causes.append("the segment or its entity has shrunk")
     return tuple(causes)
-
-
-def _one(bench: duckdb.DuckDBPyConnection, sql: str) -> int:
-    row = bench.execute(sql).fetchone()
-    return int(row[0]) if row and row[0] is not None else 0

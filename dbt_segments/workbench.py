@@ -60,6 +60,12 @@ def resting(bench: duckdb.DuckDBPyConnection) -> Iterator[None]:
             bench.execute(f"set memory_limit = '{row[0]}'")
 
 
+def count(bench: duckdb.DuckDBPyConnection, sql: str) -> int:
+    """The one number that a query yields; null counts as 0."""
+    row = bench.execute(sql).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
+
+
 def remove_leftovers() -> None:
     """Remove workbenches that no process holds any more; a very young one may not be held yet."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):

@@ -13,6 +13,8 @@ from dbt_segments import guard, report
 from dbt_segments.tally import Forecast
 from dbt_segments.values import Counts, Hold
 from tests.projects import Warehouse
+from tests.scripted.destination import ScriptedReplace, registered
+from tests.scripted.server import serve_scripted
 from tests.world import KEY, World, email, make_world, phone, sandbox, sha
 
 
@@ -39,6 +41,59 @@ def run_results(world: World, **statuses: str) -> None:
         "results": [{"unique_id": f"model.shop.{name}", "status": status} for name, status in statuses.items()],
     }
     world.project.write("target/run_results.json", json.dumps(content))
+
+
+# -- platforms that take the whole audience at once -----------------------------------------------------------
+
+
+def listed(rows: list[tuple[Any, ...]]) -> set[KEY]:
+    return {("email", value) for _, value in held_by(rows)}
+
+
+def test_a_replace_that_outlasts_its_session_does_not_begin() -> None:
+    """5,400 requests at one a second fit 90 minutes, one more does not; without a session anything fits."""
+    assert guard.session(5_400, None, 5_400.0) is None
+    assert guard.session(10_801, 2.0, 5_400.0) == (
+        "replace_too_long: 10,801 requests would take 90 minutes, and the platform closes a replace after 90"
+    )
+    assert guard.session(10**9, None, None) is None
+
+
+@pytest.fixture
+def replaced(tmp_path: Path, warehouse: Warehouse) -> Iterator[World]:
+    """80 members in a list that can only be replaced as a whole."""
+    with registered(), serve_scripted() as serving:
+        world = make_world(tmp_path / "shop", warehouse, serving)
+        world.connections = {"acme": {"type": "scripted_replace", "base_url": serving.url}}
+        world.segments = {"vip": {"destinations": ["acme"]}}
+        world.customers(crowd(80))
+        world.segment(range(1, 81))
+        assert world.sync().counts.added == 80
+        yield world
+
+
+def test_a_replace_that_is_too_long_is_held(replaced: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is sent, and the reason says what to expect."""
+    monkeypatch.setattr(ScriptedReplace, "session_s", 0.5)
+    replaced.customers(crowd(81))
+    replaced.segment(range(1, 82))
+    before = replaced.held()
+    result = replaced.sync()
+    assert (result.status, result.reason.split(":")[0], result.counts.added) == ("held", "replace_too_long", 1)
+    assert replaced.held() == before == listed(crowd(80))
+
+
+def test_refusals_wait_where_only_a_replace_could_send_them(replaced: World) -> None:
+    """The held replace is not sent for a refusal's sake; the result says that it waits, and a release sends it."""
+    replaced.suppress = ["opt_outs"]
+    replaced.opt_outs([1])
+    replaced.segment(range(1, 11))
+    result = replaced.sync()
+    assert (result.status, result.reason.split(":")[0]) == ("held", "too_many_removals")
+    assert any(note.startswith("refusals_wait: ") for note in result.notes), result.notes
+    assert replaced.held() == listed(crowd(80))
+    assert replaced.sync(allow_removals=("vip",)).status == "success"
+    assert replaced.held() == listed(crowd(10)[1:])
 
 
 # -- thresholds -----------------------------------------------------------------------------------------------

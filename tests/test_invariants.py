@@ -521,6 +521,10 @@ def test_7_rows_that_are_no_members_cost_themselves_only(world: World) -> None:
     assert (result.counts.members, result.counts.added, result.counts.rejected) == (2, 2, 3)
     assert any("1 conflicting, 1 null_key, 1 unknown_key" in note for note in result.notes), result.notes
     assert world.held() == {email("x@example.com"), email("b2@example.com")}
+    logged = ("model.shop.vip", "3", "conflicting", "data"), ("model.shop.vip", "9", "unknown_key", "data")
+    assert sorted(world.state("rejects", "sync_id, key, reason, class")) == list(logged)
+    assert world.sync().counts.rejected == 3
+    assert len(world.state("rejects")) == 2, "the same rejects are logged once"
 
 
 def test_7_a_member_without_a_usable_identifier_costs_nobody_else(world: World) -> None:
@@ -1058,14 +1062,36 @@ def test_13_a_refused_identifier_is_sent_for_nobody(world: World) -> None:
 def test_13_a_refusal_takes_out_every_identifier_ever_sent(world: World) -> None:
     """Who opted out, changed the e-mail and was deleted is removed under the old one; a sharer of it loses it too."""
     world.suppress = ["opt_outs"]
-    world.opt_outs([])
-    world.customers([(1, ADA), (2, ADA, MOBILE), (3, CYD)])
+    world.opt_outs([4])
+    world.customers([(1, ADA), (2, ADA, MOBILE), (3, CYD), (4, DAN)])
     world.segment([1, 2, 3])
     world.sync()
-    world.customers([(2, ADA, MOBILE), (3, CYD)])
-    world.opt_outs([1])
+    world.customers([(2, ADA, MOBILE), (3, CYD), (4, DAN)])
+    world.opt_outs([1, 4])
     world.sync()
     assert world.held() == {phone("12015550102"), email(CYD)}
+    world.segments = {"vip_2": {"renamed_from": ["vip"], "destinations": ["meta"]}}
+    world.segment([2, 3], name="vip_2")
+    for _ in range(2):
+        assert world.sync().status == "noop"
+        assert world.held() == {phone("12015550102"), email(CYD)}
+
+
+def test_13_what_was_sent_for_a_refused_member_comes_back_when_the_refusal_ends(world: World) -> None:
+    """Somebody takes over the e-mail of a member who refuses at the same time: it is sent again after the refusal."""
+    world.consent = {"ads": "ads_consent"}
+    world.customers([(1, ADA, None, None, True), (2, None, MOBILE, None, True), (3, CYD, None, None, True)])
+    world.segment([1, 2, 3])
+    world.sync()
+    for _ in range(2):
+        world.customers([(1, BOB, None, None, False), (2, ADA, MOBILE, None, True), (3, CYD, None, None, True)])
+        world.sync()
+        assert world.held() == {phone("12015550102"), email(CYD)}
+    assert world.sync().status == "noop"
+    world.customers([(1, BOB, None, None, None), (2, ADA, MOBILE, None, True), (3, CYD, None, None, True)])
+    world.sync()
+    assert world.held() == {email(ADA), phone("12015550102"), email(CYD)}
+    assert world.sync().status == "noop"
 
 
 def test_13_refusals_go_out_while_a_threshold_holds(many: World) -> None:

@@ -225,11 +225,9 @@ class Destination:
     operations: ClassVar[Mapping[Op, Support]]
     one_click: ClassVar[bool] = False
     has_mark: ClassVar[bool] = True
-    unsafe_to_repeat: ClassVar[bool] = False
     forgets_after_days: ClassVar[Mapping[str, int]] = {}
     retention_days: ClassVar[int | None] = None
     session_s: ClassVar[float | None] = None
-    minimum_size: ClassVar[int | None] = None
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

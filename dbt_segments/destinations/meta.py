@@ -121,7 +121,6 @@ class Meta(Destination):
     one_click = True
     forgets_after_days: ClassVar = {"external_id": 90}
     session_s = 5400.0  # 90 minutes from a replace's first batch to its last
-    minimum_size = 100  # matched people, for delivery
 
     # -- the connection ---------------------------------------------------------------------------------------
 

@@ -109,7 +109,7 @@ def written_ahead(world: World, detail: str, batches: set[int]) -> int:
         ("commit sync_batches accepted+sending", 1, "SnapshotError"),
         ("commit sync_batches accepted", 1, "SnapshotError"),
         ("commit pointers ledger", 3, "WarehouseError"),
-        ("commit pointers generation", 3, "WarehouseError"),
+        ("commit pointers refused pointers generation", 3, "WarehouseError"),
     ],
 )
 def test_a_commit_that_fails_is_mended(world: World, name: str, code: int, said: str) -> None:
@@ -233,7 +233,9 @@ def refuses_without(world: World, table: str) -> None:
 # -- rubbish --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["write drop table seen", "write drop table flagged", "commit pointers generation"])
+@pytest.mark.parametrize(
+    "point", ["write drop table seen", "write drop table flagged", "commit pointers refused pointers generation"]
+)
 def test_what_a_dead_run_left_is_collected(on_duckdb: World, point: str) -> None:
     """Tables that no pointer names are gone after a day; those of refusals hold identifiers as they are."""
     world = on_duckdb

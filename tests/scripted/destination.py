@@ -171,7 +171,6 @@ class ScriptedReplace(Scripted):
 
 class ScriptedDedup(Scripted):
     type = "scripted_dedup"
-    unsafe_to_repeat = True
 
     def _call(self, audience: Audience, batch: Batch) -> Call:
         call = super()._call(audience, batch)
@@ -180,7 +179,6 @@ class ScriptedDedup(Scripted):
 
 class ScriptedBlind(Scripted):
     type = "scripted_blind"
-    unsafe_to_repeat = True
 
     def _call(self, audience: Audience, batch: Batch) -> Call:
         call = super()._call(audience, batch)
