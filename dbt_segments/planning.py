@@ -207,6 +207,8 @@ def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
     call = next(flow)
     flow.close()
     body = call.body or "\n  ".join(f"{name}: {value}" for name, value in (call.form or {}).items())
+    if isinstance(body, bytes):
+        body = f"({len(body):,} bytes)"
     head = f"{call.method} {destination.root()}{call.path} ({batch.total:,} members, {batch.count} shown)"
     return f"{head}\n  {body}"
 
@@ -216,7 +218,7 @@ def mask(value: Any) -> Any:
     if isinstance(value, list):
         return [mask(item) for item in value]
     if isinstance(value, dict):
-        return {name: mask(item) if name != "type" else item for name, item in value.items()}
+        return {name: mask(item) if name not in ("type", "op") else item for name, item in value.items()}
     if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
         return "<sha256>"
     return "***" if value not in ("", None) else value

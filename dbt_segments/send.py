@@ -107,6 +107,7 @@ class Sender:
         self._timeout_s: float = settings.timeout_s
         self._pace = Pace(settings.requests_per_s or destination.limits.requests_per_s, clock)
         self._root = destination.root()
+        transport = transport or destination.transport()
         self._client = httpx.Client(
             transport=transport,
             mounts=None if transport else DIRECT,
@@ -260,7 +261,8 @@ class Sender:
 
     def _outgoing(self, call: Call) -> Outgoing:
         form = dict(call.form) if call.form is not None else None
-        outgoing = Outgoing(call.method, dict(call.headers), dict(call.query), form)
+        body = call.body.encode() if isinstance(call.body, str) else call.body or b""
+        outgoing = Outgoing(call.method, dict(call.headers), dict(call.query), form, body)
         if _is_below(self._url(call), self._root):
             self._auth.apply(outgoing)
         return outgoing
@@ -269,12 +271,11 @@ class Sender:
         return call.path if "://" in call.path else f"{self._root}/{call.path.lstrip('/')}"
 
     def _roundtrip(self, outgoing: Outgoing, call: Call, timeout_s: float) -> Reply:
-        body = b""
+        body = outgoing.body
         if outgoing.form is not None:
             body = encode_form(outgoing.form)
             outgoing.headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-        elif call.body is not None:
-            body = call.body.encode()
+        elif body:
             outgoing.headers.setdefault("Content-Type", "application/json")
         return self._http(outgoing.method, self._url(call), outgoing.query, outgoing.headers, body, timeout_s)
 

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from dbt_segments.errors import DestinationError
 
 if TYPE_CHECKING:
+    import httpx
+
     from dbt_segments.destinations.auth import Auth
     from dbt_segments.identifiers.rules import Rule
 
@@ -62,7 +64,7 @@ class Call:
     """One HTTP request, before authentication.
 
     path         below the connection's base URL, or an absolute URL that an earlier reply named
-    form         sent form-encoded; `body` is sent as it is (JSON text, UTF-8); never both
+    form         sent form-encoded; `body` is sent as it is (JSON text in UTF-8, or bytes); never both
     safe         may be repeated without harm when its fate is unknown
     timeout_s    None: the connection's own
     """
@@ -71,7 +73,7 @@ class Call:
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] | None = field(default=None, repr=False)
-    body: str | None = field(default=None, repr=False)
+    body: str | bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     safe: bool = True
     timeout_s: float | None = None
@@ -118,6 +120,27 @@ class Audience:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a sync writes to a destination of records.
+
+    segment  the segment's name, or that of the entity where the sync sends all of it
+    object   the kind of record there, in its own words; empty where it has only one
+    mode     upsert, update, create, mirror, append, delete, replace
+    keys     fields that tell records apart, in order
+    fields   fields of values, in order
+    types    field -> text, integer, number, boolean or json (an array or object)
+    """
+
+    sync_id: str
+    segment: str
+    object: str
+    mode: str
+    keys: tuple[str, ...]
+    fields: tuple[str, ...]
+    types: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Batch:
     """One request's members, already encoded.
 
@@ -128,6 +151,8 @@ class Batch:
     total    rows of this operation in this run
     id       the same for the same members in the same generation: idempotency key, session id
     fields   the columns of a positional row that are in use, in row order
+    target   of a destination of records
+    run_id   the run that sends it
     """
 
     op: Op
@@ -139,6 +164,8 @@ class Batch:
     id: str
     session: int
     fields: tuple[str, ...] = ()
+    target: Target | None = None
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,11 +215,26 @@ class Row(enum.Enum):
     POSITIONAL  a JSON array in the order of `Destination.identifiers`; absent cells are ""
     KEYED       a JSON object, absent identifiers left out
     SINGLE      one match unit a row: {"type": <field>, "value": ...}; a batch holds one type only
+    RECORD      {"op": ..., "key": {field: value}, "values": {field: value}}, in the order of the mapping; `values` is
+                null where the record is to be deleted. For destinations of records
     """
 
     POSITIONAL = "positional"
     KEYED = "keyed"
     SINGLE = "single"
+    RECORD = "record"
+
+
+# What the row of a record asks for, by the sync's mode.
+WORDS: Mapping[str, str] = {
+    "upsert": "upsert",
+    "update": "update",
+    "create": "create",
+    "mirror": "upsert",
+    "append": "insert",
+    "delete": "delete",
+    "replace": "insert",
+}
 
 
 @dataclass(frozen=True)
@@ -208,6 +250,8 @@ class Destination:
 
     units     match units: tuples of identifier names that match alone (one name) or only together (several).
               Names that are in no unit travel with a member but never stand alone.
+    modes     of a classic sync that this destination takes
+    channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
     forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
               removal's only one. Members are asserted again before `retention_days`.
     """
@@ -224,6 +268,8 @@ class Destination:
     limits: ClassVar[Limits]
     operations: ClassVar[Mapping[Op, Support]]
     one_click: ClassVar[bool] = False
+    modes: ClassVar[tuple[str, ...]] = ("mirror",)
+    channel: ClassVar[str | None] = "ads"
     has_mark: ClassVar[bool] = True
     forgets_after_days: ClassVar[Mapping[str, int]] = {}
     retention_days: ClassVar[int | None] = None
@@ -250,6 +296,10 @@ class Destination:
         """A reason to hold every sync of this connection, with the remedy (terms not accepted); None: go."""
         return None
 
+    def transport(self) -> httpx.BaseTransport | None:
+        """What plays its calls instead of HTTP (files); None: HTTP."""
+        return None
+
     def pace(self, reply: Reply) -> float | None:
         """Seconds to wait before the next call to this account, read from a reply's headers; None: none asked."""
         return None
@@ -257,6 +307,12 @@ class Destination:
     def fault(self, call: Call, reply: Reply) -> Fault | None:
         """Classify a reply; None means success. The only judge of what an HTTP answer means."""
         raise NotImplementedError
+
+    # -- rows -------------------------------------------------------------------------------------------------
+
+    def head(self, target: Target, op: Op) -> Mapping[str, str]:
+        """Constants at the head of each record's row; the first says what is asked for."""
+        return {"op": "delete" if op is Op.REMOVE else WORDS[target.mode]}
 
     # -- flows ------------------------------------------------------------------------------------------------
 
@@ -292,3 +348,18 @@ class Destination:
 def secret(value: SecretStr | None) -> str:
     """The text of a secret, or an empty text."""
     return value.get_secret_value() if value is not None else ""
+
+
+class RecordDestination(Destination):
+    """Base of destinations that hold records, not audiences: a mapping says what is written, a key what it is found by.
+
+    There is nothing to find, make or mark: `audience.id` is the sync's id, and `batch.target` says the rest.
+    """
+
+    identifiers: ClassVar[Mapping[str, Accepts]] = {}
+    units: ClassVar[Sequence[tuple[str, ...]]] = (("key",),)
+    row: ClassVar[Row] = Row.RECORD
+    operations: ClassVar[Mapping[Op, Support]] = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL}
+    modes: ClassVar[tuple[str, ...]] = ("upsert", "update", "create", "mirror", "append", "delete")
+    channel: ClassVar[str | None] = None
+    has_mark: ClassVar[bool] = False
