@@ -14,8 +14,8 @@ from typing import Any
 
 import duckdb
 
+from dbt_segments.coding import OPS, Coding
 from dbt_segments.destinations.base import Audience, Batch, Destination, Op
-from dbt_segments.encode import Encoding, fields_of
 from dbt_segments.errors import (
     DestinationError,
     LockedError,
@@ -24,7 +24,6 @@ from dbt_segments.errors import (
     UnknownError,
     WarehouseError,
 )
-from dbt_segments.order import OPS
 from dbt_segments.send import Sender, Sent, send_batches
 from dbt_segments.state import memory
 from dbt_segments.state import pending as pendings
@@ -74,7 +73,7 @@ def write_ahead(
     """Commit the plan as a generation: rows, units, and which batches there are."""
     last = store.pointers(session, owner, pendings.KIND)
     seq = last[-1].seq + 1 if last and last[-1].token == lock.token else 1
-    rows = bench.execute("select batch, min(stage) from plan where batch is not null group by batch").fetchall()
+    rows = bench.execute("select batch, stage from plan_batches").fetchall()
     names = {
         role: store.name(kind, owner, lock.token, seq)
         for role, kind in (("pending", "pending"), ("units", "pending_units"))
@@ -132,7 +131,7 @@ class Courier:
         warehouse: Warehouse,
         store: Store,
         bench: duckdb.DuckDBPyConnection,
-        coding: Encoding,
+        coding: Coding,
         lock: Lock,
         sender: Sender,
         *,
@@ -210,7 +209,8 @@ class Courier:
         session = int.from_bytes(hashlib.sha256(f"{generation.id}{stage}".encode()).digest()[:8], "big") >> 1 or 1
         for number in wave:
             rows, count = self._row(
-                "select string_agg(payload, ',' order by seq), count(*) from plan where batch = ?", [number]
+                "select coalesce(string_agg(payload, ',' order by seq), ''), count(*) from plan where batch = ?",
+                [number],
             )
             yield Batch(
                 op=OPS[stage],
@@ -221,7 +221,9 @@ class Courier:
                 total=total,
                 id=f"{generation.id}-{number}",
                 session=session,
-                fields=fields_of(self._coding, stage),
+                fields=self._coding.fields(stage),
+                target=self._coding.target,
+                run_id=self._logbook.run_id,
             )
 
     def _record(

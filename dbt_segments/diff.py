@@ -32,6 +32,7 @@ _FIXED = {
     "old_sent_hash": TEXT,
     "old_status": TEXT,
     "forced": "boolean",
+    "twin": "boolean",
 }
 
 
@@ -40,6 +41,7 @@ class Inputs:
     """What one sync's difference is made from.
 
     sources       the columns this sync reads, in the order of c0..cN
+    unique        those of them that no two members may share; of several the first by key is no `twin`
     fingerprint   changes when rules or identifiers change, so that every row is looked at again
     flagged       a state table of refused units (kind, value); None where nobody is refused
     open_rows     SQL for key, kind, value of running jobs; None where no job runs
@@ -53,6 +55,7 @@ class Inputs:
     refusals: Refusals | None
     ledger: Ledger
     sources: Sequence[str]
+    unique: Sequence[str]
     fingerprint: str
     flagged: str | None = None
     open_rows: str | None = None
@@ -76,13 +79,19 @@ class Standing:
 
 
 def desired_sql(inputs: Inputs) -> str:
-    """key, class, row_hash, c0..cN of the frozen set."""
+    """key, row_hash, twin, c0..cN of the frozen set."""
     # The last good set of a held sync may lack a column that the sync reads since; it is not compared then.
     have = {s: f"f.{quote(s)}" if s in inputs.frozen.sources else f"cast(null as {TEXT})" for s in inputs.sources}
     hashed = ", ".join(f"case when {c} is null then '~' else concat(length({c}), ':', {c}) end" for c in have.values())
-    row_hash = f"md5(concat({literal(inputs.fingerprint)}{', ' + hashed if hashed else ''}))"
     columns = "".join(f", {column} as c{n}" for n, column in enumerate(have.values()))
-    return f"select f.key, {row_hash} as row_hash{columns} from {inputs.frozen.table} f"
+    frozen, twin, marked = inputs.frozen.table, "false", ""
+    if inputs.unique:
+        shared = ", ".join(have[source] for source in inputs.unique)
+        # One that leaves makes its twin count, so this belongs to the hash.
+        frozen = f"(select f.*, row_number() over (partition by {shared} order by f.key) > 1 as twin from {frozen} f)"
+        twin, marked = "f.twin", ", case when f.twin then '2' else '1' end"
+    row_hash = f"md5(concat({literal(inputs.fingerprint)}{marked}{', ' + hashed if hashed else ''}))"
+    return f"select f.key, {row_hash} as row_hash, {twin} as twin{columns} from {frozen} f"
 
 
 def measure(session: Session, inputs: Inputs) -> Standing:
@@ -208,7 +217,7 @@ def _joined(session: Session, inputs: Inputs) -> str:
         f"select coalesce(d.key, m.key) as key, d.key as d_key, d.row_hash, {label} as class, "
         f"(d.key is not null and {label} is null) as wanted, {flagged} as flagged, {running} as running, "
         f"m.row_hash as old_row_hash, m.sent_hash as old_sent_hash, m.status as old_status, m.status as m_status, "
-        f"{_forced(session, inputs)} as forced{columns} "
+        f"{_forced(session, inputs)} as forced, coalesce(d.twin, false) as twin{columns} "
         f"from ({desired_sql(inputs)}) d full outer join ({inputs.ledger.members}) m on m.key = d.key {refused}"
     )
 

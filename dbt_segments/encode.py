@@ -1,8 +1,6 @@
-"""Changes -> rows as they will be sent, in workbench SQL: normalised, hashed, with their match units.
+"""Identifiers of people -> rows as they will be sent, in workbench SQL: normalised, hashed, with their match units.
 
-    encoded  key, one column per identifier with exactly what would be sent, and why nothing where nothing is
-    want     key, kind, value: the match units that a member is to have
-    coded    key, sent_hash, usable, suppressed, reason
+`encoded` has one column per identifier with exactly what would be sent, and why nothing where nothing is.
 
 `kind` is an identifier's name, or the names of a composite joined by `+`; the value of a composite is its parts joined
 by the ASCII unit separator, so that a removal can be written from the record alone.
@@ -11,11 +9,12 @@ by the ASCII unit separator, so that a removal can be written from the record al
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import duckdb
 
+from dbt_segments.coding import Coding, mark_same
 from dbt_segments.destinations.base import Destination, Row
 from dbt_segments.identifiers.encode import Column, encode_identifiers
 from dbt_segments.identifiers.encode import fingerprint as rules_fingerprint
@@ -27,21 +26,22 @@ SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How one sync's rows are written.
+class Encoding(Coding):
+    """Rows of identifiers.
 
-    sources  columns the sync reads; workbench column `c<n>` is `sources[n]`
     columns  identifier -> workbench columns, in the destination's order
     former   identifiers that only the record has: the sync sent them once, and may still have to remove them
     """
 
     destination: Destination
+    mode: str
     sources: tuple[str, ...]
     columns: tuple[Column, ...]
     rules: Mapping[str, Rule]
     default_country: str | None
     fingerprint: str
     former: tuple[str, ...] = ()
+    unique: tuple[str, ...] = ()
 
     @property
     def removable(self) -> tuple[str, ...]:
@@ -59,16 +59,60 @@ class Encoding:
         have = set(self.identifiers)
         return tuple(tuple(unit) for unit in self.destination.units if have.issuperset(unit))
 
+    @property
+    def lasting(self) -> str:
+        fading = ", ".join(literal(name) for name in self.destination.forgets_after_days)
+        return f"kind not in ({fading})" if fading else "true"
 
-def fields_of(coding: Encoding, stage: str) -> tuple[str, ...]:
-    """The identifiers that the rows of a stage are written with."""
-    return coding.removable if stage == "remove" else coding.identifiers
+    def with_former(self, kinds: Iterable[str]) -> Encoding:
+        on_record = {name for kind in kinds for name in kind.split("+")}
+        return replace(self, former=tuple(sorted(on_record - set(self.identifiers))))
+
+    def fields(self, stage: str) -> tuple[str, ...]:
+        return self.removable if stage == "remove" else self.identifiers
+
+    def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:
+        bench.execute("create or replace view wanted as select * from changes where wanted")
+        encode_identifiers(bench, "wanted", "raw_encoded", self.columns, self.rules, self.default_country, ["key"])
+        _strip_refused(bench, self)
+        bench.execute(f"create table want as {_units_sql(self, 'encoded')}")
+        bench.execute(
+            f"create table coded as select e.key, md5({_hash_sql(self)}) as sent_hash, "
+            f"({_usable_sql(self)}) as usable, suppressed, {_reason_sql(self)} as reason from encoded e"
+        )
+        mark_same(bench)
+
+    def encode_refused(self, bench: duckdb.DuckDBPyConnection, source: str) -> None:
+        encode_identifiers(bench, source, "refused_encoded", self.columns, self.rules, self.default_country, ["key"])
+        bench.execute(f"insert into refused_units select kind, value from ({_units_sql(self, 'refused_encoded')})")
+        bench.execute("drop table refused_encoded")
+
+    def rows_sql(self, stage: str) -> str:
+        if self.destination.row is Row.SINGLE:
+            units = "removal_units" if stage == "remove" else "assert_units"
+            return (
+                f"select d.*, {_single_payload_sql(self, 'u.')} as payload "
+                f"from draft d join {units} u on u.key = d.key and u.n = d.n"
+            )
+        if stage != "remove":
+            payload = _payload_sql(self, "e.", self.identifiers)
+            return f"select d.*, {payload} as payload from draft d join encoded e on e.key = d.key"
+        cells = []
+        for name in self.removable:
+            values = [f"max(case when kind = {literal(name)} then value end)"]
+            for unit in (unit for unit in self.destination.units if len(unit) > 1 and name in unit):
+                part = f"split_part(value, chr(31), {list(unit).index(name) + 1})"
+                values.append(f"max(case when kind = {literal(kind_of(unit))} then {part} end)")
+            cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
+        row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
+        payload = _payload_sql(self, "e.", self.removable)
+        return f"select d.*, {payload} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
 
 
 def encoding(sync: Sync, destination: Destination, default_country: str | None) -> Encoding:
     """The encoding of a sync; its fingerprint is part of every row hash."""
     used = {i.column for i in sync.identifiers} | {i.country for i in sync.identifiers if i.country}
-    sources = tuple(sorted(used | {m.source for m in sync.mapped if m.source}))
+    sources = tuple(sorted(used))
     number = {source: f"c{n}" for n, source in enumerate(sources)}
     columns = tuple(
         Column(i.name, number[i.column], number[i.country] if i.country else None, i.form) for i in sync.identifiers
@@ -83,29 +127,11 @@ def encoding(sync: Sync, destination: Destination, default_country: str | None) 
         )
     )
     return Encoding(
-        destination, sources, columns, rules, default_country, hashlib.sha256(said.encode()).hexdigest()[:16]
+        destination, sync.mode, sources, columns, rules, default_country, hashlib.sha256(said.encode()).hexdigest()[:16]
     )
 
 
-def encode_changes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
-    """`changes` -> `encoded`, `want`, `coded`. Refused units (`refused_units`) are taken out of every row."""
-    bench.execute("create or replace view wanted as select * from changes where wanted")
-    encode_identifiers(bench, "wanted", "raw_encoded", coding.columns, coding.rules, coding.default_country, ["key"])
-    _strip_refused(bench, coding)
-    bench.execute(f"create table want as {units_sql(coding, 'encoded')}")
-    _write_rows(bench, coding)
-
-
-def encode_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding, source: str) -> None:
-    """Append the units of refused people (table `source`: key, c0..cN) to `refused_units`."""
-    encode_identifiers(bench, source, "refused_encoded", coding.columns, coding.rules, coding.default_country, ["key"])
-    bench.execute(
-        f"insert into refused_units select distinct kind, value from ({units_sql(coding, 'refused_encoded')})"
-    )
-    bench.execute("drop table refused_encoded")
-
-
-def units_sql(coding: Encoding, table: str) -> str:
+def _units_sql(coding: Encoding, table: str) -> str:
     """key, kind, value of every complete match unit in an encoded table."""
     parts = []
     for unit in coding.kinds:
@@ -145,35 +171,6 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     bench.execute("drop table raw_encoded")
 
 
-def _write_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
-    """`coded`: what would be sent, as a hash; a member with nothing that matches alone is not usable.
-
-    `reason` is the first one why an identifier is not usable. `suppressed` members lost a unit to somebody's refusal:
-    they are looked at in every run, since the refusal may end; `changes.same` says of whom nothing has changed
-    all the same.
-    """
-    bench.execute(
-        f"create table coded as select e.key, md5({_hash_sql(coding)}) as sent_hash, "
-        f"({_usable_sql(coding)}) as usable, suppressed, {_reason_sql(coding)} as reason from encoded e"
-    )
-    # Where a unit is left out the row's hash alone says too little: what is left belongs to it.
-    bench.execute(
-        "update changes set row_hash = concat(changes.row_hash, ':', d.sent_hash) "
-        "from coded d where d.key = changes.key and d.suppressed"
-    )
-    bench.execute("alter table changes add column same boolean default false")
-    bench.execute(
-        "update changes set same = true where key in (select key from coded where suppressed) "
-        "and row_hash = old_row_hash and old_status in ('present', 'rejected', 'unusable')"
-    )
-
-
-def lasting_sql(destination: Destination) -> str:
-    """Condition on `kind`: a unit that the platform does not forget by itself, so that it can stand alone."""
-    fading = ", ".join(literal(name) for name in destination.forgets_after_days)
-    return f"kind not in ({fading})" if fading else "true"
-
-
 def _usable_sql(coding: Encoding) -> str:
     """Condition on an encoded row: at least one lasting match unit is complete."""
     lasting = [unit for unit in coding.kinds if kind_of(unit) not in coding.destination.forgets_after_days]
@@ -195,7 +192,7 @@ def _hash_sql(coding: Encoding) -> str:
     return f"concat({', '.join(parts)})"
 
 
-def payload_sql(coding: Encoding, alias: str, names: Sequence[str]) -> str:
+def _payload_sql(coding: Encoding, alias: str, names: Sequence[str]) -> str:
     """SQL that writes one member as JSON from the identifier columns of `alias` (null: nothing to send).
 
     alias  as in "e.", or empty
@@ -220,7 +217,7 @@ def _cell(coding: Encoding, name: str, alias: str) -> str:
     return f"cast(to_json({column}) as varchar)"
 
 
-def single_payload_sql(coding: Encoding, alias: str) -> str:
+def _single_payload_sql(coding: Encoding, alias: str) -> str:
     """SQL that writes one unit (`kind`, `value` of `alias`) as JSON, for platforms that take one identifier a row."""
     cases = " ".join(
         f"when {literal(name)} then {literal(_json_text(coding.destination.identifiers[name].field))}"

@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 
@@ -44,6 +44,7 @@ class Frozen:
     table     quoted name; columns `key` and one per source in `sources`, all text
     rejects   reason -> rows that are no members: null_key, unknown_key, conflicting
     rejected  name of the table of their keys: key, reason; None where there are none with a key
+    types     source -> type in the warehouse's words
     """
 
     table: str
@@ -52,6 +53,7 @@ class Frozen:
     members: int
     rejects: Mapping[str, int]
     rejected: str | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ def sources(syncs: Iterable[Sync]) -> tuple[str, ...]:
     for sync in syncs:
         for identifier in sync.identifiers:
             found.update(name for name in (identifier.column, identifier.country) if name)
-        found.update(mapped.source for mapped in sync.mapped if mapped.source)
+        found.update(mapped.source for mapped in (*sync.keys, *sync.mapped) if mapped.source)
     return tuple(sorted(found))
 
 
@@ -98,7 +100,7 @@ def freeze(
     entity = segment.entity
     shape = _Shape.read(session, segment, wanted)
     _check_unique(session, entity, shape)
-    name = _fresh(store, FROZEN, segment.model.unique_id)
+    name = _fresh(store, FROZEN, segment.owner)
     query = shape.members_sql(session)
     types = {"key": TEXT, **dict.fromkeys(wanted, TEXT)}
     _materialize(session, state_session, store, bench, name, query, types)
@@ -106,15 +108,15 @@ def freeze(
     rejects = _rejects(session, shape)
     rejected = None
     if set(rejects) - {_NULL_KEY}:
-        rejected = _fresh(store, REJECTED, segment.model.unique_id)
+        rejected = _fresh(store, REJECTED, segment.owner)
         types = {"key": TEXT, "reason": TEXT}
         _materialize(session, state_session, store, bench, rejected, shape.rejected_sql(session), types)
-    return Frozen(store.table(name), name, wanted, members, rejects, rejected)
+    return Frozen(store.table(name), name, wanted, members, rejects, rejected, shape.types())
 
 
 def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Frozen) -> None:
     """Make this the segment's last good set, and collect the ones before it."""
-    owner = segment.model.unique_id
+    owner = segment.owner
     before = store.pointers(session, owner, FROZEN)
     token = before[-1].token + 1 if before else 1
     tables = {FROZEN: frozen.name, **({REJECTED: frozen.rejected} if frozen.rejected else {})}
@@ -123,6 +125,7 @@ def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Froz
         "sources": list(frozen.sources),
         "members": frozen.members,
         "rejects": dict(frozen.rejects),
+        "types": dict(frozen.types),
     }
     with session.transaction():
         if frozen.rejected:
@@ -144,7 +147,7 @@ def _log_rejected(session: Session, store: Store, owner: str, frozen: Frozen, ea
 
 def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None:
     """The newest committed set of a segment, under this model's id or one it had before."""
-    owners = [segment.model.unique_id]
+    owners = [segment.owner]
     stem = segment.model.unique_id.rsplit(".", 1)[0]
     owners += [f"{stem}.{old}" for old in segment.renamed_from]
     for owner in owners:
@@ -159,6 +162,7 @@ def last_good(session: Session, store: Store, segment: Segment) -> Frozen | None
                 int(detail["members"]),
                 dict(detail["rejects"]),
                 pointer.tables.get(REJECTED),
+                detail.get("types", {}),
             )
     return None
 
@@ -169,7 +173,7 @@ def freeze_refusals(
     bench: duckdb.DuckDBPyConnection,
     entity: Entity,
     suppress: tuple[Model, ...],
-    channel: str,
+    channel: str | None,
     wanted: tuple[str, ...],
     state_session: Session,
 ) -> Refusals | None:
@@ -179,7 +183,7 @@ def freeze_refusals(
     columns = _columns(session, entity.model)
     key = session.key(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
     doubts = [_doubt(session, entity, model, part, key) for model, part in zip(models, parts, strict=True)]
-    consent = entity.consent.get(channel)
+    consent = entity.consent.get(channel) if channel else None
     if consent is not None:
         if consent not in columns:
             raise HeldError("consent_missing", f"{entity.model.relation} has no consent column {consent}")
@@ -209,9 +213,9 @@ def freeze_refusals(
     return Refusals(store.table(name), name, next((doubt for doubt in doubts if doubt), None))
 
 
-def refusals_owner(entity: Entity, channel: str) -> str:
+def refusals_owner(entity: Entity, channel: str | None) -> str:
     """Whose the refusal tables of an entity and a consent channel are."""
-    return f"{entity.name}.{channel}"
+    return f"{entity.name}.{channel}" if channel else entity.name
 
 
 def _fresh(store: Store, kind: str, owner: str) -> str:
@@ -277,7 +281,10 @@ class _Shape:
     def read(cls, session: Session, segment: Segment, wanted: tuple[str, ...]) -> _Shape:
         entity = segment.entity
         related = {r.name: _columns(session, r.model) for r in entity.related}
-        shape = cls(segment, wanted, _columns(session, segment.model), _columns(session, entity.model), related)
+        own = _columns(session, segment.model)
+        if segment.whole:  # its rows are the entity's: only the key says who is meant
+            own = {name: kind for name, kind in own.items() if name == entity.key}
+        shape = cls(segment, wanted, own, _columns(session, entity.model), related)
         for columns, model in ((shape.segment_columns, segment.model), (shape.entity_columns, entity.model)):
             if entity.key not in columns:
                 raise HeldError("key_missing", f"{model.name}: no column {entity.key}, the key of {entity.name}")
@@ -298,6 +305,12 @@ class _Shape:
         relation, _, column = source.partition(".")
         kind = self.related_columns.get(relation, {}).get(column)
         return (f"r_{relation}", column, kind) if kind else None
+
+    def types(self) -> dict[str, str]:
+        """The type of every source."""
+        found = ((source, self.origin(source)) for source in self.wanted)
+        own = self.segment_columns
+        return {source: own[source] if origin[0] == "s" else origin[2] for source, origin in found if origin}
 
     def overrides(self) -> list[str]:
         found = ((source, self.origin(source)) for source in self.wanted)

@@ -53,10 +53,10 @@ class Frozens:
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, segment: Segment, *, keep: bool
     ) -> Frozen:
         """The segment's members now; `keep` makes them its last good set. Raises HeldError, the same one each time."""
-        found = self._segments.get(segment.name)
+        found = self._segments.get(segment.owner)
         if found is None:
             found = self._freeze(models, state, bench, segment, keep=keep)
-            self._segments[segment.name] = found
+            self._segments[segment.owner] = found
         if isinstance(found, HeldError):
             raise found
         return found
@@ -65,7 +65,7 @@ class Frozens:
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, segment: Segment, *, keep: bool
     ) -> Frozen | HeldError:
         store = self._project.store
-        mine = [sync for sync in self._project.registry.syncs if sync.segment.name == segment.name]
+        mine = [sync for sync in self._project.registry.syncs if sync.segment.owner == segment.owner]
         try:
             frozen = freeze(models, store, bench, segment, sources(mine), state)
         except HeldError as error:
@@ -75,7 +75,7 @@ class Frozens:
         if keep and (frozen.members or may_be_empty):
             commit_frozen(state, store, segment, frozen)
             self._scratch.difference_update(frozen.names)
-            store.collect(state, segment.model.unique_id, [FROZEN, REJECTED], frozen.names, before=_yesterday())
+            store.collect(state, segment.owner, [FROZEN, REJECTED], frozen.names, before=_yesterday())
         return frozen
 
     def refusals(

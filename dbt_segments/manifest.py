@@ -21,6 +21,7 @@ from dbt_segments.validate import (
     check_audiences,
     check_connections,
     check_entity_columns,
+    check_mapping,
     check_segment_columns,
     check_unique,
 )
@@ -66,13 +67,15 @@ def read_registry(
     problems = list(nodes.problems)
     entities = _entities(nodes, problems)
     segments = _segments(nodes, entities, problems)
-    placed = _syncs(nodes, segments, settings, connections, problems)
+    placed = _syncs(nodes, entities, segments, settings, connections, problems)
     problems += check_unique(entities, segments)
     problems += check_audiences(placed, connections)
     for entity, declared in entities:
         problems += check_entity_columns(entity, declared, nodes.known)
     for segment, declared in segments:
         problems += check_segment_columns(segment, declared, nodes.known)
+    for item in placed:
+        problems += check_mapping(item, nodes.known)
     registry = Registry(
         project=nodes.project,
         entities=tuple(entity for entity, _ in entities),
@@ -128,12 +131,16 @@ def _segments(nodes: Nodes, entities: Entities, problems: list[Problem]) -> Segm
 
 
 def _syncs(
-    nodes: Nodes, segments: Segments, settings: ProjectSettings, connections: Connections, problems: list[Problem]
+    nodes: Nodes,
+    entities: Entities,
+    segments: Segments,
+    settings: ProjectSettings,
+    connections: Connections,
+    problems: list[Problem],
 ) -> list[Placed]:
     reader = SyncReader(connections, settings)
-    for declared in nodes.declared:
-        reader.refuse_entity_syncs(declared)
     placed = [item for segment, declared in segments for item in reader.read(segment, declared)]
+    placed += [item for entity, declared in entities for item in reader.read_entity(entity, declared)]
     problems += reader.problems
     problems += check_connections(connections, reader.used)
     return placed

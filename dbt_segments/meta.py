@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dbt_segments.values import Hold
 
-# Only "ads" governs anything yet; the others are the channels of destinations to come, so that one block serves both.
+# A destination has a channel of its own, which an item may override.
 Channel = Literal["ads", "email", "sms", "phone", "mail", "push"]
 Policy = Literal["hold", "warn", "ignore"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -99,6 +99,7 @@ class DestinationItem(_Block):
     schedule: Annotated[Text, AfterValidator(_check_schedule)] = "daily"
     removals: bool = True
     enabled: bool = True
+    channel: Channel | None = None
     hold: HoldBlock = HoldBlock()
 
 
@@ -119,7 +120,7 @@ class SyncItem(DestinationItem):
     """A classic sync: a mode, and a mapping where the destination has objects with fields."""
 
     object: Text | None = None
-    mode: Literal["upsert", "update", "create", "mirror", "append", "delete"]
+    mode: Literal["upsert", "update", "create", "mirror", "append", "delete", "replace"]
     key: dict[str, Text] = Field(default_factory=dict)
     fields_: dict[str, Annotated[FieldBlock, _short_for("column", FieldBlock)]] = Field(
         default_factory=dict, alias="fields"

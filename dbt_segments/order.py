@@ -2,6 +2,7 @@
 
     plan        seq, phase, stage, batch, key, n, wanted, row_hash, sent_hash, effect, payload
     plan_units  seq, kind, value
+    plan_batches  batch, stage, members
 
 Platforms resolve identifiers to people, and some delete a person on any key ever given. So a removal carries only units
 that no wanted member has, it goes first, and every wanted member of its neighbourhood (linked by shared units, record
@@ -17,26 +18,18 @@ from __future__ import annotations
 
 import duckdb
 
-from dbt_segments.destinations.base import Destination, Op, Row, Support
-from dbt_segments.encode import Encoding, kind_of, lasting_sql, payload_sql, single_payload_sql
-from dbt_segments.warehouse import literal, quote
+from dbt_segments.coding import OPS, Coding
+from dbt_segments.destinations.base import Row
+from dbt_segments.warehouse import literal
 from dbt_segments.workbench import count
 
-# Stage -> what is asked of the destination, in the order of sending.
-OPS = {"remove": Op.REMOVE, "replace": Op.REPLACE, "assert": Op.ADD, "after": Op.ADD}
 # Effect of a unit's removal. Who left while somebody else had all their units was counted then.
 _LEAVING = "case when c.wanted then 'change' when c.old_status = 'covered' then 'none' else 'remove' end"
 # Room for what surrounds the rows in a body: field names, session, audience.
 _ENVELOPE_BYTES = 1024
 
 
-def replaces(destination: Destination) -> bool:
-    """Whether the destination can only take the whole audience at once."""
-    operations = destination.operations
-    return operations.get(Op.ADD) is not Support.FULL and operations.get(Op.REPLACE) is Support.FULL
-
-
-def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding, *, replace: bool, held: bool) -> None:
+def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Coding, *, replace: bool, held: bool) -> None:
     """`changes`, `record`, `encoded`, `want`, `coded`, `open_units` -> `plan`, `plan_units`.
 
     replace  the destination takes the whole audience at once
@@ -80,10 +73,11 @@ def _keep_changed(bench: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _what_goes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
+def _what_goes(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """`going`: units on record that their member should no longer have, and whether they may be removed.
 
-    A unit that any wanted member has stays (`covered`). One that only the platform's memory gave a meaning, with
+    A unit that any wanted member has stays (`covered`). Where members cannot be taken out, the others are `forgotten`.
+    One that only the platform's memory gave a meaning, with
     nothing lasting beside it, is left to be forgotten. Members on record that this run does not look at (those who
     left a segment that keeps them) count as wanted here.
     """
@@ -102,9 +96,10 @@ def _what_goes(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
             ) as covered
             from gone g
         ),
-        able as (select distinct key from judged where not covered and {lasting_sql(coding.destination)})
+        able as (select distinct key from judged where not covered and {coding.lasting})
         select j.key, j.kind, j.value,
-            case when j.covered then 'covered' when a.key is not null then 'remove' else 'forgotten' end as phase
+            case when j.covered then 'covered' when a.key is not null and {coding.removes} then 'remove'
+                else 'forgotten' end as phase
         from judged j left join able a on a.key = j.key
         """
     )
@@ -144,7 +139,7 @@ def _spread(bench: duckdb.DuckDBPyConnection, table: str) -> None:
         )
 
 
-def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
+def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """Units to remove, one value of a kind a row: a member who is owed two old e-mails gets two rows.
 
     Platforms that take one identifier at a time get one row a unit. A further row that would hold nothing but an id
@@ -160,7 +155,7 @@ def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     if not single:
         bench.execute(
             f"create table lone as select key, n from removal_units group by key, n "
-            f"having not bool_or({lasting_sql(coding.destination)})"
+            f"having not bool_or({coding.lasting})"
         )
         bench.execute(
             "update going set phase = 'forgotten' where phase = 'remove' and (key, kind, value) in "
@@ -174,7 +169,7 @@ def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     )
 
 
-def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
+def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """Wanted members who are new, changed, in doubt, forced, or near a removal."""
     single = coding.destination.row is Row.SINGLE
     bench.execute(
@@ -254,7 +249,7 @@ def _ledger_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool)
     )
 
 
-def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
+def _number(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """`draft` -> `plan`, stage by stage: sequence, batches of at most `limits.members` rows, and payloads."""
     single = coding.destination.row is Row.SINGLE
     bench.execute(
@@ -266,7 +261,7 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     # A batch is read by a range of rows, so they must lie together.
     bench.execute("set preserve_insertion_order = true")
     for stage, kind in sorted(groups, key=lambda group: (order[group[0]], group[1] or "")):
-        rows = _with_payload(coding, stage, single=single)
+        rows = coding.rows_sql(stage)
         size = _batch_size(bench, coding, rows)
         where = f"d.stage = {literal(stage)} and d.kind is not distinct from {literal(kind)}"
         seq, batch = bench.execute("select coalesce(max(seq), 0), coalesce(max(batch), 0) from plan").fetchone() or (
@@ -285,40 +280,30 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     )
     bench.execute("set preserve_insertion_order = false")
     _plan_units(bench, single=single)
+    _plan_batches(bench)
     bench.execute("create table refused_rows (seq bigint)")
     bench.execute("drop table draft")
 
 
-def _with_payload(coding: Encoding, stage: str, *, single: bool) -> str:
-    """Query for the draft rows `d` of one stage with the JSON that is sent for each."""
-    if single:
-        units = "removal_units" if stage == "remove" else "assert_units"
-        return (
-            f"select d.*, {single_payload_sql(coding, 'u.')} as payload "
-            f"from draft d join {units} u on u.key = d.key and u.n = d.n"
-        )
-    if stage != "remove":
-        payload = payload_sql(coding, "e.", coding.identifiers)
-        return f"select d.*, {payload} as payload from draft d join encoded e on e.key = d.key"
-    cells = []
-    for name in coding.removable:
-        values = [f"max(case when kind = {literal(name)} then value end)"]
-        for unit in (unit for unit in coding.destination.units if len(unit) > 1 and name in unit):
-            part = f"split_part(value, chr(31), {list(unit).index(name) + 1})"
-            values.append(f"max(case when kind = {literal(kind_of(unit))} then {part} end)")
-        cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
-    row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
-    payload = payload_sql(coding, "e.", coding.removable)
-    return f"select d.*, {payload} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
-
-
-def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Encoding, rows: str) -> int:
+def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Coding, rows: str) -> int:
     """Rows a batch, so that even the longest rows fit the platform's body limit."""
     limits = coding.destination.limits
     if limits.body_bytes is None:
         return limits.members
     longest = count(bench, f"select max(strlen(payload)) from ({rows})")
     return max(1, min(limits.members, (limits.body_bytes - _ENVELOPE_BYTES) // (max(longest, 1) + 1)))
+
+
+def _plan_batches(bench: duckdb.DuckDBPyConnection) -> None:
+    """Every request of the plan. A replace that leaves nobody is one request without members."""
+    bench.execute(
+        "create table plan_batches as select batch, min(stage) as stage, count(*) as members "
+        "from plan where batch is not null group by batch"
+    )
+    bench.execute(
+        "insert into plan_batches select 1, 'replace', 0 where exists (select 1 from plan where phase = 'leave') "
+        "and not exists (select 1 from plan_batches)"
+    )
 
 
 def _plan_units(bench: duckdb.DuckDBPyConnection, *, single: bool) -> None:

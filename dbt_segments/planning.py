@@ -10,17 +10,18 @@ from typing import Any
 import duckdb
 
 from dbt_segments import tally
+from dbt_segments.coding import OPS, Coding
 from dbt_segments.destinations.base import Audience, Batch, Destination
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
-from dbt_segments.encode import Encoding, encode_changes, encode_refused, fields_of
 from dbt_segments.freeze import Frozen, Refusals
-from dbt_segments.order import OPS, plan_rows, replaces
+from dbt_segments.order import plan_rows
 from dbt_segments.state import memory
 from dbt_segments.state.ledger import UNITS, Ledger, read_ledger
 from dbt_segments.state.pending import open_rows, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
 from dbt_segments.warehouse import TEXT, Session, quote
+from dbt_segments.workbench import count
 
 _EXPLICIT = "r.class in ('suppressed', 'refused')"
 _SHOWN_ROWS = 3
@@ -40,7 +41,7 @@ class Plan:
     requests: int
     suppressed_shared: int
     interrupted: bool
-    coding: Encoding
+    coding: Coding
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Planner:
 
     store: Store
     sync: Sync
-    coding: Encoding
+    coding: Coding
     full: bool
 
     def plan(
@@ -62,29 +63,30 @@ class Planner:
         owner = self._owner(state)
         ledger = read_ledger(state, self.store, owner)
         generations = read_generations(state, self.store, owner, ledger)
-        destination = self.coding.destination
+        coding = self.coding.typed(frozen.types)
         inputs = Inputs(
             frozen=frozen,
             refusals=refusals,
             ledger=ledger,
-            sources=self.coding.sources,
-            fingerprint=self.coding.fingerprint,
+            sources=coding.sources,
+            unique=coding.unique,
+            fingerprint=coding.fingerprint,
             open_rows=open_rows(self.store, generations),
-            full=self.full and not held,
-            retention_days=destination.retention_days,
+            full=self.full and not held and not coding.once,
+            retention_days=coding.destination.retention_days,
             only_refusals=held,
             removals=self.sync.removals,
         )
-        replacing = replaces(destination)
-        flagged = self._flag(state, bench, inputs)
+        replacing = coding.replaces and not held
+        flagged = self._flag(state, bench, coding, inputs)
         inputs = replace(inputs, flagged=flagged)
         try:
             standing = measure(state, inputs)
-            coding = self._look(state, bench, inputs)
+            coding = self._look(state, bench, coding, inputs)
             if replacing and not inputs.full and _differs(bench):
                 for table in ("changes", "record", "open_units", "encoded", "want", "coded"):
                     bench.execute(f"drop table {table}")
-                coding = self._look(state, bench, replace(inputs, full=True))
+                coding = self._look(state, bench, coding, replace(inputs, full=True))
         finally:
             if flagged:
                 state.execute(f"drop table {flagged}")
@@ -97,37 +99,30 @@ class Planner:
         ids = (self.sync.id, *self.sync.former_ids)
         return next((name for name in ids if self.store.is_known(state, name)), self.sync.id)
 
-    def _look(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> Encoding:
+    def _look(self, state: Session, bench: duckdb.DuckDBPyConnection, coding: Coding, inputs: Inputs) -> Coding:
         """Fetch who may have changed, and encode them."""
         fetch_changes(state, self.store, self.sync.id, bench, inputs)
-        coding = self._with_former(bench)
-        encode_changes(bench, coding)
-        return coding
-
-    def _with_former(self, bench: duckdb.DuckDBPyConnection) -> Encoding:
-        """The encoding with the identifiers that only the record has; they may have to be removed."""
         kinds = bench.execute("select distinct kind from record").fetchall()
-        on_record = {name for (kind,) in kinds for name in str(kind).split("+")}
-        return replace(self.coding, former=tuple(sorted(on_record - set(self.coding.identifiers))))
+        coding = coding.with_former(str(kind) for (kind,) in kinds)
+        coding.encode_changes(bench)
+        return coding
 
     def _summary(
         self,
         bench: duckdb.DuckDBPyConnection,
         standing: Standing,
         frozen: Frozen,
-        coding: Encoding,
+        coding: Coding,
         *,
         interrupted: bool,
     ) -> Plan:
         found = tally.forecast(bench, standing)
         counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
-        row = bench.execute(
-            "select count(*), count(distinct batch), (select count(*) from coded where suppressed) from plan"
-        ).fetchone()
-        rows, requests, suppressed = row or (0, 0, 0)
-        return Plan(replace(found, counts=counts), int(rows), int(requests), int(suppressed), interrupted, coding)
+        rows, requests = count(bench, "select count(*) from plan"), count(bench, "select count(*) from plan_batches")
+        suppressed = count(bench, "select count(*) from coded where suppressed")
+        return Plan(replace(found, counts=counts), rows, requests, suppressed, interrupted, coding)
 
-    def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, inputs: Inputs) -> str | None:
+    def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, coding: Coding, inputs: Inputs) -> str | None:
         """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.
 
         Returns a state table of the same where the ledger has members who may share them.
@@ -136,12 +131,12 @@ class Planner:
         bench.execute(f"create table {memory.TABLE} (key {TEXT}, kind {TEXT}, value {TEXT}, is_new boolean)")
         if inputs.refusals is None:
             return None
-        sources = self.coding.sources
+        sources = coding.sources
         columns = {"key": TEXT, **{f"c{n}": TEXT for n in range(len(sources))}}
         selected = "".join(f", r.{quote(source)} as c{n}" for n, source in enumerate(sources))
         table = inputs.refusals.table
         state.fetch(f"select r.key{selected} from {table} r where {_EXPLICIT}", bench, "refused", columns)
-        encode_refused(bench, self.coding, "refused")
+        coding.encode_refused(bench, "refused")
         bench.execute("drop table refused")
         # What the segment or a relation yields instead of the entity's own columns is refused as well.
         own = [source for source in sources if source in inputs.frozen.sources]
@@ -151,7 +146,7 @@ class Planner:
         )
         members = f"{inputs.frozen.table} f join {table} r on r.key = f.key"
         state.fetch(f"select f.key{selected} from {members} where {_EXPLICIT}", bench, "refused", columns)
-        encode_refused(bench, self.coding, "refused")
+        coding.encode_refused(bench, "refused")
         bench.execute("drop table refused")
         if inputs.ledger.is_new:
             _make_distinct(bench)
@@ -187,18 +182,17 @@ def _differs(bench: duckdb.DuckDBPyConnection) -> bool:
     return bench.execute("select count(*) from changes where not same and not sharer").fetchone() != (0,)
 
 
-def examples(bench: duckdb.DuckDBPyConnection, coding: Encoding, audience: Audience, number: int) -> Iterator[str]:
+def examples(bench: duckdb.DuckDBPyConnection, coding: Coding, audience: Audience, number: int) -> Iterator[str]:
     """Requests as they would be sent, every value masked. Secrets are added only when a request goes out."""
     batches = bench.execute(
-        "select batch, min(stage), count(*) from plan where batch is not null group by batch order by 1 limit ?",
-        [number],
+        "select batch, stage, members from plan_batches order by batch limit ?", [number]
     ).fetchall()
     for batch, stage, total in batches:
         rows = bench.execute(
             "select payload from plan where batch = ? order by seq limit ?", [batch, _SHOWN_ROWS]
         ).fetchall()
         masked = ",".join(json.dumps(mask(json.loads(row[0])), ensure_ascii=False) for row in rows)
-        shown = Batch(OPS[stage], masked, len(rows), 1, True, total, "example", 1, fields_of(coding, stage))
+        shown = Batch(OPS[stage], masked, len(rows), 1, True, total, "example", 1, coding.fields(stage), coding.target)
         yield _text(coding.destination, audience, shown)
 
 

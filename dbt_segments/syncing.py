@@ -14,15 +14,16 @@ import duckdb
 
 from dbt_segments import builds, guard, record, tally
 from dbt_segments.audiences import AudienceHeldError, Recorded, Resolver, gone, recorded
+from dbt_segments.coding import Coding
 from dbt_segments.deliver import Courier, Delivery, write_ahead
 from dbt_segments.destinations.base import Audience, Destination
 from dbt_segments.encode import encoding
 from dbt_segments.errors import DestinationError, GoneError
 from dbt_segments.freeze import Frozen, HeldError, last_good
 from dbt_segments.frozens import Frozens
-from dbt_segments.order import replaces
 from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
+from dbt_segments.records import record_coding
 from dbt_segments.recovery import Recovery
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
@@ -91,7 +92,7 @@ class SyncRun:
         self._lock_timeout_s = lock_timeout_s
         self._tell = tell
         self._store = project.store
-        self._coding = encoding(sync, destination, project.settings.default_country)
+        self._coding = _coding_of(sync, destination, project.settings.default_country)
         self._planner = Planner(project.store, sync, self._coding, wishes.full)
         self._holds: list[str] = []
         self._notes: list[str] = []
@@ -111,6 +112,8 @@ class SyncRun:
                 return self._held(_audience_of(known), self._forecast or Counts()), ()
             self._is_held_by(made)
             audience = known.audience if known else Audience("(new audience)", self._sync.audience_name)
+            if self._destination.records:
+                audience = Audience(self._sync.id)
             return self._result(made, _audience_of(known)), tuple(
                 examples(bench, made.coding, audience, self._wishes.show)
             )
@@ -233,8 +236,7 @@ class SyncRun:
             folds.fold(session, self._store, self._sync.id, lock)
             self._collect(session, lock)
         counts = tally.outcome(bench, delivery.fates, made.found)
-        result = replace(base, counts=counts, audience_id=audience.id, audience_name=audience.name)
-        return self._judge(result, delivery)
+        return self._judge(_with(audience, replace(base, counts=counts)), delivery)
 
     def _judge(self, result: SyncResult, delivery: Delivery) -> SyncResult:
         """Status and exit code of a run that sent something; a held sync stays held, whatever its refusals did."""
@@ -280,7 +282,7 @@ class SyncRun:
         except HeldError as error:
             self._hold(error.code, error.message, error.hint)
             return None
-        if self._holds and replaces(self._destination):
+        if self._holds and self._coding.replaces and not self._coding.removes:
             # A replace would send what is held, and there is no other call: even refusals must wait.
             self._note(f"refusals_wait: {self._destination.type} takes nothing but the whole audience, which is held")
             return None
@@ -340,7 +342,7 @@ class SyncRun:
 
     def _check_session(self, made: Plan) -> bool:
         """Whether a replace, which the platform takes whole or not at all, would outlast its session."""
-        if self._holds or not replaces(self._destination):
+        if self._holds or not self._coding.replaces:
             return False
         per_s = self._destination.settings.requests_per_s or self._destination.limits.requests_per_s
         reason = guard.session(made.requests, per_s, self._destination.session_s)
@@ -356,6 +358,8 @@ class SyncRun:
             self._notes.insert(0, hint)
 
     def _audience(self, lock: Lock, sender: Sender) -> Audience:
+        if self._destination.records:
+            return Audience(self._sync.id)
         resolver = Resolver(
             self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
         )
@@ -398,12 +402,21 @@ class SyncRun:
         return self._project.state.session(lock_timeout_s=self._lock_timeout_s)
 
 
+def _coding_of(sync: Sync, destination: Destination, default_country: str | None) -> Coding:
+    if destination.records:
+        return record_coding(sync, destination)
+    return encoding(sync, destination, default_country)
+
+
 def _audience_of(known: Recorded | None) -> Audience | None:
     return known.audience if known else None
 
 
 def _with(audience: Audience | None, result: SyncResult) -> SyncResult:
-    return replace(result, audience_id=audience.id, audience_name=audience.name) if audience else result
+    """The result with its audience; records have none, and carry no name."""
+    if audience is None or not audience.name:
+        return result
+    return replace(result, audience_id=audience.id, audience_name=audience.name)
 
 
 def _said(error: DestinationError) -> str:

@@ -1,8 +1,8 @@
-"""The destinations and syncs of one segment, as written -> `values.Sync`."""
+"""The destinations and syncs of one segment or entity, as written -> `values.Sync`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dbt_segments.choose import choose, matches_alone
@@ -11,9 +11,10 @@ from dbt_segments.destinations.base import Destination
 from dbt_segments.errors import Problem
 from dbt_segments.meta import DestinationItem, SyncItem
 from dbt_segments.nodes import Declared
+from dbt_segments.records import record_coding
 from dbt_segments.settings import ProjectSettings
 from dbt_segments.spelling import suggest
-from dbt_segments.values import Identifier, Segment, Sync
+from dbt_segments.values import MEMBERSHIP, Entity, Identifier, Mapped, Segment, Sync
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,23 @@ class SyncReader:
         """The segment's syncs, in the order of the file; one with a mistake is left out and told of."""
         block = declared.meta.segment
         assert block is not None, "only called with segments"
-        for name, items in (("destinations", block.destinations), ("syncs", block.syncs)):
-            for index, item in enumerate(items):
-                key = f"segment.{name}[{index}]"
-                sync = self._read_item(item, segment, declared, key)
-                if sync is not None:
-                    yield Placed(sync, declared, key)
+        yield from self._read_items(block.destinations, segment, declared, "segment.destinations")
+        yield from self._read_items(block.syncs, segment, declared, "segment.syncs")
 
-    def refuse_entity_syncs(self, declared: Declared) -> None:
-        """Syncs of a whole entity are understood, and not run yet."""
-        for index, item in enumerate(declared.meta.entity.syncs if declared.meta.entity else ()):
-            key = f"entity.syncs[{index}]"
-            if self._platform(item, declared, key) is not None:
-                message = "syncs of a whole entity are not supported by this version"
-                self.problems.append(declared.problem(key, message, "sync a segment that holds every member"))
+    def read_entity(self, entity: Entity, declared: Declared) -> Iterator[Placed]:
+        """The syncs of a whole entity."""
+        block = declared.meta.entity
+        assert block is not None, "only called with entities"
+        everybody = Segment(entity.name, entity.name, entity.model, entity, whole=True)
+        yield from self._read_items(block.syncs, everybody, declared, "entity.syncs")
+
+    def _read_items(
+        self, items: Iterable[DestinationItem], segment: Segment, declared: Declared, key: str
+    ) -> Iterator[Placed]:
+        for index, item in enumerate(items):
+            sync = self._read_item(item, segment, declared, f"{key}[{index}]")
+            if sync is not None:
+                yield Placed(sync, declared, f"{key}[{index}]")
 
     def _read_item(self, item: DestinationItem, segment: Segment, declared: Declared, key: str) -> Sync | None:
         platform = self._platform(item, declared, key)
@@ -64,12 +68,27 @@ class SyncReader:
         if wrong is not None:
             self.problems.append(declared.problem(key, *wrong))
             return None
+        if platform.records:
+            return self._read_records(item, platform, segment, declared, key)
         identifiers, refused = choose(segment.entity.identifiers, platform, item.identifiers)
         self.problems += [declared.problem(f"{key}.identifiers", message) for message in refused]
         if not refused and not matches_alone(identifiers, platform):
             self.problems.append(declared.problem(key, *_no_unit(segment, platform, identifiers)))
             return None
-        return None if refused else self._sync(item, segment, identifiers)
+        return None if refused else self._sync(item, platform, segment, identifiers)
+
+    def _read_records(
+        self, item: DestinationItem, platform: type[Destination], segment: Segment, declared: Declared, key: str
+    ) -> Sync | None:
+        assert isinstance(item, SyncItem), "one-click is for ad platforms"
+        sync = self._sync(item, platform, segment, ())
+        if sync is None:
+            return None
+        wrong = platform.refuses(record_coding(sync, platform(sync.connection.settings)).target)
+        if wrong is not None:
+            self.problems.append(declared.problem(key, wrong))
+            return None
+        return sync
 
     def _platform(self, item: DestinationItem, declared: Declared, key: str) -> type[Destination] | None:
         """The destination behind the item's connection; None with a problem told here or by the connection."""
@@ -81,22 +100,35 @@ class SyncReader:
             self.problems.append(declared.problem(key, f"there is no connection `{item.to}` in {where}", hint))
         return self.connections.types.get(item.to)
 
-    def _sync(self, item: DestinationItem, segment: Segment, identifiers: tuple[Identifier, ...]) -> Sync | None:
+    def _sync(
+        self,
+        item: DestinationItem,
+        platform: type[Destination],
+        segment: Segment,
+        identifiers: tuple[Identifier, ...],
+    ) -> Sync | None:
         connection = self.connections.ok.get(item.to)
         if connection is None:
             return None
-        object_ = item.object if isinstance(item, SyncItem) else None
+        classic = item if isinstance(item, SyncItem) else None
+        object_ = classic.object if classic else None
+        records = platform.records
+        mode = classic.mode if classic else "mirror"
         return Sync(
             id=item.id or _sync_id(segment.model.package, segment.model.name, item.to, object_),
             segment=segment,
             connection=connection,
             one_click=not isinstance(item, SyncItem),
             identifiers=identifiers,
-            audience_name=item.audience_name or segment.label,
+            audience_name="" if records else item.audience_name or segment.label,
+            mode=mode,
+            keys=_keys(classic, segment) if records and classic else (),
+            mapped=_mapped(classic) if records and classic else (),
             audience_id=item.audience_id,
             object=object_,
             schedule=item.schedule,
-            removals=item.removals,
+            removals=item.removals and (mode in ("mirror", "replace") or not records),
+            channel=item.channel or platform.channel,
             enabled=item.enabled,
             hold=item.hold.over(self.settings.hold),
             former_ids=tuple(_sync_id(segment.model.package, old, item.to, object_) for old in segment.renamed_from),
@@ -107,19 +139,49 @@ def _sync_id(package: str, model: str, connection: str, object_: str | None) -> 
     return ".".join(part for part in (package, model, connection, object_) if part)
 
 
+def _keys(item: SyncItem, segment: Segment) -> tuple[Mapped, ...]:
+    """What records are found by: the entity's key under its own name, unless the item says otherwise."""
+    key = segment.entity.key
+    return tuple(Mapped(name, column) for name, column in (item.key or {key: key}).items())
+
+
+def _mapped(item: SyncItem) -> tuple[Mapped, ...]:
+    return tuple(Mapped(name, block.column, block.value) for name, block in item.fields_.items())
+
+
 def _wrong_kind(item: DestinationItem, platform: type[Destination], segment: Segment) -> tuple[str, str] | None:
     """Message and hint where this destination, or this version, does not do what the item asks for."""
     if isinstance(item, SyncItem):
-        if platform.one_click and item.mode == "mirror" and not (item.object or item.key or item.fields_):
-            return None
-        message = "syncs with an object, a mapping or a mode other than mirror are not supported by this version"
-        return message, "an ad platform takes `to` and `mode: mirror` alone"
+        return _wrong_classic(item, platform, segment)
     if not platform.one_click:
         return f"{platform.type} is no ad platform, so it cannot stand under `destinations`", "write it under `syncs`"
     if segment.entity.kind != "person":
         entity = segment.entity
         message = f"one-click needs an entity of kind person; `{entity.name}` is of kind {entity.kind}"
         return message, "write it under `syncs` with `mode: mirror`, or make a segment of persons"
+    return None
+
+
+def _wrong_classic(item: SyncItem, platform: type[Destination], segment: Segment) -> tuple[str, str] | None:
+    if item.mode not in platform.modes:
+        return f"{platform.type} has no mode `{item.mode}`", f"its modes: {', '.join(platform.modes)}"
+    if not platform.records:
+        if item.object or item.key or item.fields_:
+            return (
+                f"{platform.type} takes identifiers: `object`, `key` and `fields` have no place here",
+                "leave them out",
+            )
+        return None
+    if item.identifiers or item.audience_name or item.audience_id:
+        message = f"{platform.type} takes records: `identifiers`, `audience_name` and `audience_id` have no place here"
+        return message, "map columns with `key` and `fields`"
+    twice = sorted({*item.key} & {*item.fields_})
+    if twice:
+        return f"`{twice[0]}` is in `key` and in `fields`", "write it once: the key is always sent"
+    reads = {block.column for block in item.fields_.values()} | set(item.key.values())
+    if MEMBERSHIP in reads and not segment.whole:
+        message = f"`{MEMBERSHIP}` is a value of the whole entity, not of one segment"
+        return message, f"write this sync under `entity: syncs:` of {segment.entity.model.name}"
     return None
 
 

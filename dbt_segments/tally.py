@@ -90,10 +90,14 @@ def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: F
     bench.execute("create or replace table fate (batch bigint, state varchar)")
     if fates:
         bench.execute("insert into fate select unnest(?), unnest(?)", [list(fates), list(fates.values())])
+    batches = count(bench, "select count(*) from plan_batches")
+    # Who is left out of a replace has left once every part of it is there.
+    whole = len(fates) == batches and all(state == "accepted" for state in fates.values())
     rows = bench.execute(
         f"""
         with fated as (
             select p.key, p.effect, case
+                when p.phase = 'leave' then {"'accepted'" if whole else "'planned'"}
                 when p.batch is null then 'accepted'
                 when r.seq is not null then 'refused'
                 else coalesce(f.state, 'planned') end as state

@@ -10,7 +10,7 @@ from dbt_segments.errors import Problem
 from dbt_segments.nodes import Declared
 from dbt_segments.spelling import suggest
 from dbt_segments.syncs import Placed
-from dbt_segments.values import Entity, Segment
+from dbt_segments.values import MEMBERSHIP, Entity, Segment
 
 T = TypeVar("T")
 Known = Mapping[str, tuple[str, ...]]
@@ -39,6 +39,7 @@ def check_audiences(placed: Sequence[Placed], connections: Connections) -> Itera
     for item, first in _repeats(placed, lambda item: item.sync.id):
         message = f"sync id `{item.sync.id}` is also that of {_where(first)}"
         yield item.problem(message, "give one of them an `id` of its own")
+    placed = [item for item in placed if not connections.types[item.sync.connection.name].records]
     accounts = {item.sync.connection.name: _account(item, connections) for item in placed}
 
     def audience(item: Placed) -> Hashable:
@@ -83,6 +84,27 @@ def check_segment_columns(segment: Segment, declared: Declared, known: Known) ->
     """The segment's model yields its entity's key, where every column of the model is known."""
     own = known.get(segment.model.unique_id)
     yield from _check_column(segment.entity.key, own, declared, "segment.entity", segment.model.name)
+
+
+def check_mapping(item: Placed, known: Known) -> Iterator[Problem]:
+    """What fills a destination's fields is a column of the segment, of its entity or of a relation."""
+    entity = item.sync.entity
+    related = {one.name: one.model for one in entity.related}
+    own = (known.get(item.sync.segment.model.unique_id), known.get(entity.model.unique_id))
+    for part, mapped in [("key", one) for one in item.sync.keys] + [("fields", one) for one in item.sync.mapped]:
+        key, source = f"{item.key}.{part}.{mapped.field}", mapped.source
+        relation, _, column = (source or "").partition(".")
+        if source is None or source == MEMBERSHIP:
+            continue
+        if column and relation in related:
+            model = related[relation]
+            yield from _check_column(column, known.get(model.unique_id), item.declared, key, model.name)
+        elif column and own[0] is not None and source not in own[0]:
+            hint = suggest(relation, related)
+            yield item.declared.problem(key, f"entity `{entity.name}` has no relation `{relation}`", hint)
+        elif None not in own:
+            both = [name for columns in own for name in columns or ()]
+            yield from _check_column(source, both, item.declared, key, entity.model.name)
 
 
 def _check_column(

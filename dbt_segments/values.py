@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["person", "company", "other"]
+# The source that holds a record's segments; only syncs of a whole entity have it.
+MEMBERSHIP = "segment_membership"
 Status = Literal["success", "partial", "failed", "held", "skipped", "noop"]
 
 
@@ -82,7 +84,10 @@ class Entity:
 
 @dataclass(frozen=True)
 class Segment:
-    """A dbt model whose rows are members; `label` names the audience when it is first created."""
+    """A dbt model whose rows are members; `label` names the audience when it is first created.
+
+    whole  it is no segment of its own, but all records of the entity
+    """
 
     name: str
     label: str
@@ -90,6 +95,12 @@ class Segment:
     entity: Entity
     renamed_from: tuple[str, ...] = ()
     suppress: tuple[Model, ...] = ()
+    whole: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose its frozen sets are."""
+        return f"entity.{self.entity.name}" if self.whole else self.model.unique_id
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,9 @@ class Sync:
     audience_name  used when the audience is created; frozen from then on
     audience_id    an existing audience to use instead; None: created or found by our mark
     schedule       "every run", "hourly", "daily", "manual" or a cron line
-    channel        key of `Entity.consent` that governs it
+    channel        key of `Entity.consent` that governs it; None: suppression alone does
+    keys           fields by which a destination of records finds them
+    mapped         fields that it writes there
     """
 
     id: str
@@ -143,12 +156,13 @@ class Sync:
     identifiers: tuple[Identifier, ...]
     audience_name: str
     mode: str = "mirror"
+    keys: tuple[Mapped, ...] = ()
     mapped: tuple[Mapped, ...] = ()
     audience_id: str | None = None
     object: str | None = None
     schedule: str = "daily"
     removals: bool = True
-    channel: str = "ads"
+    channel: str | None = "ads"
     enabled: bool = True
     hold: Hold = Hold()
     former_ids: tuple[str, ...] = ()

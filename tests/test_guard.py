@@ -83,6 +83,16 @@ def test_a_replace_that_is_too_long_is_held(replaced: World, monkeypatch: pytest
     assert replaced.held() == before == listed(crowd(80))
 
 
+def test_an_audience_of_nobody_is_replaced_by_nobody(replaced: World) -> None:
+    """Everybody leaves a list that can only be replaced as a whole: one request without members empties it."""
+    replaced.segment([])
+    replaced.variables = {"hold": {"empty": "ignore"}}
+    result = replaced.sync(allow_removals=("vip",))
+    assert (result.status, result.counts.removed, result.requests) == ("success", 80, 2)
+    assert replaced.held() == set()
+    assert replaced.sync().status == "noop"
+
+
 def test_refusals_wait_where_only_a_replace_could_send_them(replaced: World) -> None:
     """The held replace is not sent for a refusal's sake; the result says that it waits, and a release sends it."""
     replaced.suppress = ["opt_outs"]

@@ -396,15 +396,14 @@ def _set(manifest: dict[str, Any], unique_id: str, path: str, value: Any) -> Non
             VIPS,
             "segment.syncs.0",
             {"to": "crm", "mode": "upsert", "object": "contacts", "key": {"email": "email"}},
-            "models/schema.yml: vips: segment.syncs[0]: syncs with an object, a mapping or a mode other than mirror "
-            "are not supported by this version (an ad platform takes `to` and `mode: mirror` alone)",
+            "models/schema.yml: vips: segment.syncs[0]: crm has no mode `upsert` (its modes: mirror)",
         ),
         (
             CUSTOMERS,
             "entity.syncs",
-            [{"to": "crm", "mode": "upsert"}],
-            "models/schema.yml: customers: entity.syncs[0]: syncs of a whole entity are not supported by this version "
-            "(sync a segment that holds every member)",
+            [{"to": "crm", "mode": "mirror", "fields": {"Mail": "email"}}],
+            "models/schema.yml: customers: entity.syncs[0]: crm takes identifiers: `object`, `key` and `fields` have no "
+            "place here (leave them out)",
         ),
         (
             VIPS,

@@ -51,7 +51,8 @@ class World:
     """One dbt project with an entity `customers` and segments, one warehouse, one sandbox.
 
     customers have customer_id (integer), email, phone, country, ads_consent; a segment is a table of customer_id;
-    `data_tests` are dbt tests by name, each with the model it is on.
+    `data_tests` are dbt tests by name, each with the model it is on. `syncs` are those of the whole entity, `related`
+    its relations: each names a model, which the test makes with `sql`.
     """
 
     project: DbtProject
@@ -67,6 +68,8 @@ class World:
     connections: dict[str, dict[str, Any]] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
     data_tests: dict[str, str] = field(default_factory=dict)
+    related: dict[str, dict[str, Any]] = field(default_factory=dict)
+    syncs: list[dict[str, Any]] = field(default_factory=list)
 
     # -- the warehouse ----------------------------------------------------------------------------------------
 
@@ -181,7 +184,12 @@ class World:
             entity["consent"] = self.consent
         if self.suppress:
             entity["suppress"] = self.suppress
+        if self.related:
+            entity["related"] = self.related
+        if self.syncs:
+            entity["syncs"] = self.syncs
         nodes = [self._node("customers", {"entity": entity})]
+        nodes += [self._node(relation["model"], None) for relation in self.related.values()]
         nodes += [self._node(name, None) for name in self.suppress]
         nodes += [
             self._node(name, {"segment": {"entity": "customer", **block}}) for name, block in self.segments.items()

@@ -19,8 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from dbt_segments.errors import DestinationError
 
 if TYPE_CHECKING:
-    import httpx
-
     from dbt_segments.destinations.auth import Auth
     from dbt_segments.identifiers.rules import Rule
 
@@ -250,6 +248,7 @@ class Destination:
 
     units     match units: tuples of identifier names that match alone (one name) or only together (several).
               Names that are in no unit travel with a member but never stand alone.
+    records   it holds records, written by a mapping, and no audiences
     modes     of a classic sync that this destination takes
     channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
     forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
@@ -265,6 +264,7 @@ class Destination:
     identifiers: ClassVar[Mapping[str, Accepts]]
     units: ClassVar[Sequence[tuple[str, ...]]]
     row: ClassVar[Row]
+    records: ClassVar[bool] = False
     limits: ClassVar[Limits]
     operations: ClassVar[Mapping[Op, Support]]
     one_click: ClassVar[bool] = False
@@ -296,8 +296,8 @@ class Destination:
         """A reason to hold every sync of this connection, with the remedy (terms not accepted); None: go."""
         return None
 
-    def transport(self) -> httpx.BaseTransport | None:
-        """What plays its calls instead of HTTP (files); None: HTTP."""
+    def transport(self) -> Any:
+        """An `httpx.BaseTransport` that plays its calls in place of the network (files); None: the network."""
         return None
 
     def pace(self, reply: Reply) -> float | None:
@@ -307,6 +307,11 @@ class Destination:
     def fault(self, call: Call, reply: Reply) -> Fault | None:
         """Classify a reply; None means success. The only judge of what an HTTP answer means."""
         raise NotImplementedError
+
+    @classmethod
+    def refuses(cls, target: Target) -> str | None:
+        """Why it cannot do what a sync of records asks for (an object, a field); None: it can."""
+        return None
 
     # -- rows -------------------------------------------------------------------------------------------------
 
@@ -359,6 +364,7 @@ class RecordDestination(Destination):
     identifiers: ClassVar[Mapping[str, Accepts]] = {}
     units: ClassVar[Sequence[tuple[str, ...]]] = (("key",),)
     row: ClassVar[Row] = Row.RECORD
+    records: ClassVar[bool] = True
     operations: ClassVar[Mapping[Op, Support]] = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL}
     modes: ClassVar[tuple[str, ...]] = ("upsert", "update", "create", "mirror", "append", "delete")
     channel: ClassVar[str | None] = None

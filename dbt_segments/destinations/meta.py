@@ -119,6 +119,7 @@ class Meta(Destination):
     limits = Limits(members=10_000, concurrency=2)
     operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.FULL}
     one_click = True
+    modes = ("mirror", "replace")
     forgets_after_days: ClassVar = {"external_id": 90}
     session_s = 5400.0  # 90 minutes from a replace's first batch to its last
 

@@ -272,7 +272,7 @@ class ScriptedPlatform(Platform):
     def _rows(self, body: Mapping[str, Any], shape: Shape) -> list[list[tuple[str, str]]]:
         """Each row as (field, value) pairs; one malformed row refuses the whole request."""
         rows = body["rows"]
-        if not 0 < len(rows) <= MAX_ROWS:
+        if not (0 if body["op"] == "replace" else 1) <= len(rows) <= MAX_ROWS:
             raise Refusal(_error(400, "row_count"))
         if not set(body["fields"]) <= self.codec.codes.keys():
             raise Refusal(_error(400, "fields"))
