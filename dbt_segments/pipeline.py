@@ -39,6 +39,7 @@ class Request:
     full            assert every member again
     allow_removals  sync ids or segment names whose thresholds are released for this run
     show_requests   how many masked requests a plan shows per sync
+    only            unique ids of the models whose syncs are meant; None: all that are selected
     """
 
     options: Options
@@ -47,6 +48,10 @@ class Request:
     lock_timeout_s: float = 300.0
     allow_removals: tuple[str, ...] = ()
     show_requests: int = 0
+    only: frozenset[str] | None = None
+
+    def means(self, item: Sync) -> bool:
+        return self.only is None or item.segment.model.unique_id in self.only
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
         sending = sends and project.may_send
         with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
-            for item in project.syncs:
+            for item in filter(request.means, project.syncs):
                 began = time.monotonic()
                 try:
                     one = _Turn(project, request, frozens, senders, run_id, sending, progress)

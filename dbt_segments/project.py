@@ -67,9 +67,11 @@ class Project:
 
 def read_configuration(options: Options) -> tuple[Profile, ProjectSettings, Connections]:
     """Profile, settings and connections; no warehouse is touched. Raises SettingsError."""
-    profile = load_profile(options.project_dir, options.profiles_dir, options.target, options.vars, environment())
-    settings = read_project_settings(profile.variables, options.vars)
     env = environment()
+    profile = load_profile(
+        options.project_dir, options.profiles_dir, options.target, options.vars, env, options.profile
+    )
+    settings = read_project_settings(profile.variables, options.vars)
     path = find_destinations_file(options.profiles_dir, env, options.project_dir)
     return profile, settings, read_connections(path, env)
 

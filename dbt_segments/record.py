@@ -18,7 +18,6 @@ from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
 from dbt_segments.warehouse import Session
 
-RESULTS_FILE = "dbt_segments_results.json"
 # A run holds a DuckDB file for moments only; dbt may hold it for longer, and then `status` says so.
 _READ_TIMEOUT_S = 20.0
 
@@ -86,12 +85,12 @@ def _before(elapsed_s: float) -> datetime:
     return datetime.fromtimestamp(now, timezone.utc).replace(tzinfo=None)
 
 
-def write_results(target_path: Path, run: RunResult) -> None:
+def write_results(target_path: Path, run: RunResult, error: SegmentsError | None = None) -> None:
     """Write the results file at once, so that no reader sees half of it."""
     target_path.mkdir(parents=True, exist_ok=True)
-    temporary = target_path / f".{RESULTS_FILE}.{os.getpid()}"
-    temporary.write_text(report.results_json(run) + "\n", encoding="utf-8")
-    temporary.replace(target_path / RESULTS_FILE)
+    temporary = target_path / f".{report.RESULTS_FILE}.{os.getpid()}"
+    temporary.write_text(report.results_json(run, error) + "\n", encoding="utf-8")
+    temporary.replace(target_path / report.RESULTS_FILE)
 
 
 def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:

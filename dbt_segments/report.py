@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from dbt_segments.errors import Problem
+from dbt_segments import __version__
+from dbt_segments.errors import Problem, SegmentsError
 from dbt_segments.values import Counts, Registry, RunResult, SyncResult
+
+RESULTS_FILE = "dbt_segments_results.json"
 
 Cells = tuple[str, ...]
 
@@ -48,26 +52,32 @@ class StatusLine(Protocol):
 
 def exit_code(run: RunResult) -> int:
     """The code of a whole run: 2 a bug, 1 something needs reading, 3 every failure may pass by itself, 0 all done."""
-    codes = {sync.exit_code or int(sync.status in ("failed", "held")) for sync in run.syncs}
+    return worst({sync.exit_code or int(sync.status in ("failed", "held")) for sync in run.syncs})
+
+
+def worst(codes: Collection[int]) -> int:
+    """The exit code that says most: 2 before 1 before 3."""
     return next((code for code in (2, 1, 3) if code in codes), 0)
 
 
 # -- JSON -----------------------------------------------------------------------------------------------------
 
 
-def results(run: RunResult) -> dict[str, Any]:
-    """A run as plain values, in the documented shape."""
+def results(run: RunResult, error: SegmentsError | None = None) -> dict[str, Any]:
+    """A run as plain values, in the documented shape; with the error that kept it from starting, if one did."""
+    told = {"error": {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}} if error else {}
     return {
         "run_id": run.run_id,
         "started_at": run.started_at,
         "elapsed_s": round(run.elapsed_s, 3),
         "syncs": [_result(sync) for sync in run.syncs],
+        **told,
     }
 
 
-def results_json(run: RunResult) -> str:
+def results_json(run: RunResult, error: SegmentsError | None = None) -> str:
     """`sync --output json`, and the text of target/dbt_segments_results.json."""
-    return _json(results(run))
+    return _json(results(run, error))
 
 
 def plan_json(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
@@ -147,13 +157,13 @@ def _json(value: Any) -> str:
 def run_text(run: RunResult) -> str:
     """What a sync did: one aligned row per sync, its reasons below it, a sum where there are several."""
     lines = _with_notes(run.syncs, _table([_row(sync) for sync in run.syncs], right=_NUMBERS), {})
-    return "\n".join([*lines, *([] if len(run.syncs) == 1 else [_sum(run)])])
+    return "\n".join([*lines, *([] if len(run.syncs) == 1 else [sum_text(run)])])
 
 
 def plan_text(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
     """What a sync would do, as `run_text`; `requests` (masked) stand below their sync. The last line says: not sent."""
     lines = _with_notes(run.syncs, _table([_row(sync, planned=True) for sync in run.syncs], right=_NUMBERS), requests)
-    return "\n".join([*lines, _sum(run, planned=True)])
+    return "\n".join([*lines, sum_text(run, planned=True)])
 
 
 def status_text(lines: Sequence[StatusLine]) -> str:
@@ -174,6 +184,20 @@ def problems_text(registry: Registry, problems: Sequence[Problem]) -> str:
     sizes = _sizes(registry)
     entities = _number(sizes["entities"], "entity", "entities")
     return f"{_number(sizes['segments'], 'segment')}, {entities}, {_number(sizes['syncs'], 'sync')}: all right"
+
+
+def bug_text(error: BaseException) -> str:
+    """Where an unexpected error arose. Its text is left out: a driver's message may quote a member's values."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        kind = type(current)
+        frames = "".join(traceback.format_tb(current.__traceback__))
+        chain.append(f"Traceback (most recent call last):\n{frames}{kind.__module__}.{kind.__qualname__}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\n\n".join(
+        [*reversed(chain), f"error: this is a bug in dbt-segments {__version__}; please report the above"]
+    )
 
 
 def _row(sync: SyncResult, *, planned: bool = False) -> Cells:
@@ -211,7 +235,7 @@ def _with_notes(
         yield from (_INDENT * 2 + line for text in requests.get(sync.sync_id, ()) for line in text.splitlines())
 
 
-def _sum(run: RunResult, *, planned: bool = False) -> str:
+def sum_text(run: RunResult, *, planned: bool = False) -> str:
     """One line for the whole run."""
     named = {"success": "to send" if planned else "sent", "noop": "up to date"}
     order = ("success", "partial", "noop", "skipped", "held", "failed")

@@ -69,7 +69,8 @@ class ProjectSettings(BaseModel):
     state_schema   `schema`: where the state's tables lie; None: `<target schema>_dbt_segments`
     require_state  missing state is an error instead of a first sync
     timezone       IANA name; daily slots and cron lines are read in it
-    fail_dbt       a failed sync fails the dbt command that started it
+    sync_in_dbt    with the hook line, a dbt command syncs what it built
+    fail_dbt       a sync that needs reading makes that dbt command's exit code 1
     memory_limit   of the embedded engine
     grants         privilege -> roles, on the state schema
     retention      name of a state log -> days to keep
@@ -82,6 +83,7 @@ class ProjectSettings(BaseModel):
     state: StateTarget | None = None
     require_state: bool = False
     timezone: Annotated[str, AfterValidator(_check_zone)] = "UTC"
+    sync_in_dbt: bool = True
     fail_dbt: bool = True
     default_country: Annotated[str | None, BeforeValidator(_check_country, json_schema_input_type=str)] = None
     hold_block: HoldBlock = Field(default=HoldBlock(), alias="hold")
@@ -138,6 +140,7 @@ class Options:
 
     profiles_dir  only where it was named; None: dbt's own search
     target_path   absolute; the folder with manifest.json
+    profile       of profiles.yml; None: the project's own
     state         folder of an earlier run's artifacts
     vars          of `--vars`, parsed
     """
@@ -145,6 +148,7 @@ class Options:
     project_dir: Path
     target_path: Path
     profiles_dir: Path | None = None
+    profile: str | None = None
     target: str | None = None
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -150,8 +150,12 @@ def make_project(
     package: bool = False,
     vars: dict[str, object] | None = None,
     extra: dict[str, object] | None = None,
+    inside: bool = False,
 ) -> DbtProject:
-    """Write dbt_project.yml, profiles.yml and `files`; with `package`, install this repository's dbt package too."""
+    """Write dbt_project.yml, profiles.yml and `files`; with `package`, install this repository's dbt package too.
+
+    inside  dbt's commands sync what they built, as they do for users; else only `dbt-segments` syncs
+    """
     project = DbtProject(path, warehouse)
     settings: dict[str, Any] = {
         "name": "shop",
@@ -159,7 +163,7 @@ def make_project(
         "config-version": 2,
         "profile": "shop",
         "flags": {"send_anonymous_usage_stats": False},
-        "vars": {"dbt_segments": {"targets": ["dev"]}, **(vars or {})},
+        "vars": {"dbt_segments": {"targets": ["dev"], "sync_in_dbt": inside}, **(vars or {})},
         **(extra or {}),
     }
     if package:

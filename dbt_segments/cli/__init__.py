@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from dbt_segments import __version__
-from dbt_segments.cli import project, tools
+from dbt_segments.cli import dbt, project, tools
 from dbt_segments.cli.shell import Main
 
 
@@ -28,6 +28,8 @@ for command in (
     project.plan,
     project.sync,
     project.status,
+    dbt.build,
+    dbt.run,
     tools.destinations,
     tools.sandbox,
     tools.demo,

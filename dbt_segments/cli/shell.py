@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import click
 
-from dbt_segments import __version__
 from dbt_segments.errors import ConfigError, SegmentsError
 
 _INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -31,7 +29,9 @@ class Main(click.Group):
             click.echo("hint: the next run finishes what was under way", err=True)
             sys.exit(_INTERRUPTED)
         except Exception as error:
-            click.echo(bug(error), err=True)
+            from dbt_segments.report import bug_text
+
+            click.echo(bug_text(error), err=True)
             sys.exit(2)
 
 
@@ -45,20 +45,6 @@ def fail(error: SegmentsError) -> NoReturn:
     if error.hint:
         click.echo(f"hint: {error.hint}", err=True)
     sys.exit(error.exit_code)
-
-
-def bug(error: BaseException) -> str:
-    """Where an unexpected error arose. Its text is left out: a driver's message may quote a member's values."""
-    chain: list[str] = []
-    current: BaseException | None = error
-    while current is not None:
-        kind = type(current)
-        frames = "".join(traceback.format_tb(current.__traceback__))
-        chain.append(f"Traceback (most recent call last):\n{frames}{kind.__module__}.{kind.__qualname__}")
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return "\n\n".join(
-        [*reversed(chain), f"error: this is a bug in dbt-segments {__version__}; please report the above"]
-    )
 
 
 @contextlib.contextmanager
