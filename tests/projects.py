@@ -115,7 +115,7 @@ class DbtProject:
         """
         from dbt.cli.main import dbtRunner
 
-        with _no_open_warehouse():
+        with no_open_warehouse():
             # dbt never closes its log file, and an unclosed file is a warning, hence an error.
             result = dbtRunner().invoke([*arguments, *self.options(), "--log-level-file", "none"])
         if ok is not None and result.success is not ok:
@@ -186,7 +186,7 @@ def _install_package(project: DbtProject) -> None:
 
 
 @contextlib.contextmanager
-def _no_open_warehouse() -> Iterator[None]:
+def no_open_warehouse() -> Iterator[None]:
     """dbt-duckdb keeps its file open in the process after a command; close it, or nobody else can open it."""
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.adapters.factory import reset_adapters
