@@ -20,6 +20,7 @@ _BOTH_IN_CI = (
     "test_rename",
     "test_histories",
     "test_recovery",
+    "test_inside",
 )
 
 

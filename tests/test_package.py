@@ -43,6 +43,16 @@ def test_importing_the_package_is_cheap() -> None:
     assert done.stdout.split() == ["dbt_segments"]
 
 
+def test_the_plugin_loads_nothing_that_dbt_has_not() -> None:
+    """What dbt imports of ours in every command is two small modules; no library of the sync's comes with them."""
+    code = (
+        "import sys, dbt.cli.main, dbt.plugins; before = set(sys.modules)\n"
+        "import dbt_segments; dbt_segments.plugins; print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.split() == ["dbt_segments", "dbt_segments.events", "dbt_segments.plugin"]
+
+
 def test_help_and_version_load_nothing_heavy() -> None:
     """The command line starts without dbt, DuckDB or an HTTP client."""
     code = (
