@@ -1,4 +1,4 @@
-"""What the plugin adds to every dbt command, in processor time: medians of `dbt parse` with it and without, and of its own import.
+"""What the plugin adds to every dbt command, in processor time: `dbt parse` with it and without, and its import alone.
 
     .venv/bin/python benchmarks/startup.py [runs]
 

@@ -346,7 +346,17 @@ def commands(group: click.Group, path: str = "") -> dict[str, click.Command]:
 
 def test_the_documented_commands_are_there() -> None:
     """Users script against these names."""
-    assert sorted(commands(main)) == ["demo", "destinations try", "plan", "sandbox", "status", "sync", "validate"]
+    assert sorted(commands(main)) == [
+        "build",
+        "demo",
+        "destinations try",
+        "plan",
+        "run",
+        "sandbox",
+        "status",
+        "sync",
+        "validate",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(commands(main)))

@@ -251,7 +251,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_the_results_are_documented() -> None:
     """Every key of `sync --output json` stands in the command reference, and no other."""
-    run = report.results(RunResult("1", "", 0.0, ()))
+    run = report.results(RunResult("1", "", 0.0, ()), errors.SettingsError("wrong"))
     result = {key for key in report._result(_result()) if key}
     assert set(named(sections("docs/reference/cli.md")["Results as JSON"])) == set(run) | result
 

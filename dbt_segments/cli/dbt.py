@@ -9,10 +9,12 @@ import click
 
 
 class _Passing(click.Command):
-    """A command that reads none of its words: they are dbt's, `--help` too."""
+    """A command that reads none of its words: they are dbt's. `--help` shows its own help, and dbt's below."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.params["words"] = tuple(args)
+        if {"-h", "--help"} & set(args):
+            click.echo(f"{self.get_help(ctx)}\n\nThe options of dbt:\n")
         return []
 
 
@@ -31,7 +33,7 @@ def _around(name: str, words: tuple[str, ...]) -> None:
     sys.exit(worst({0 if done.success else 2 if done.exception else 1, wrapper.exit_code}))
 
 
-@click.command(cls=_Passing, add_help_option=False)
+@click.command(cls=_Passing, add_help_option=False, options_metavar="[OPTIONS OF DBT]")
 def build(words: tuple[str, ...]) -> None:
     """Run `dbt build`, then sync the segments that it built.
 
@@ -44,7 +46,7 @@ def build(words: tuple[str, ...]) -> None:
     _around("build", words)
 
 
-@click.command(cls=_Passing, add_help_option=False)
+@click.command(cls=_Passing, add_help_option=False, options_metavar="[OPTIONS OF DBT]")
 def run(words: tuple[str, ...]) -> None:
     """Run `dbt run`, then sync the segments that it built.
 

@@ -5,6 +5,7 @@ dbt runs in this process, which saves seconds each time; what only a process of 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -73,13 +74,22 @@ class Shop:
 
     def settings(self, **values: Any) -> None:
         """Change `vars: {dbt_segments: ...}`."""
-        content = yaml.safe_load((self.project.path / "dbt_project.yml").read_text())
-        content["vars"]["dbt_segments"].update(values)
-        self.project.write("dbt_project.yml", yaml.safe_dump(content, sort_keys=False))
+        with self._dbt_project() as content:
+            content["vars"]["dbt_segments"].update(values)
+
+    def flag(self, name: str) -> None:
+        """Set a flag of dbt's."""
+        with self._dbt_project() as content:
+            content["flags"][name] = True
 
     def no_hook(self) -> None:
+        with self._dbt_project() as content:
+            del content["on-run-end"]
+
+    @contextlib.contextmanager
+    def _dbt_project(self) -> Iterator[dict[str, Any]]:
         content = yaml.safe_load((self.project.path / "dbt_project.yml").read_text())
-        del content["on-run-end"]
+        yield content
         self.project.write("dbt_project.yml", yaml.safe_dump(content, sort_keys=False))
 
 
@@ -287,8 +297,8 @@ def refuse(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
 
 @duckdb_only
 def test_our_import_errors_leave_dbt_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the plugin cannot be loaded dbt warns once and goes on, also under --warn-error; where the sync cannot, and
-    the hook line asks for it, that is an error."""
+    """Where the plugin cannot be loaded dbt warns once and goes on, even where warnings are errors; where the sync
+    cannot be loaded, and the hook line asks for it, that is an error."""
     with monkeypatch.context() as patch:
         patch.delattr(dbt_segments, "plugins", raising=False)
         patch.delattr(dbt_segments, "plugin")
@@ -299,7 +309,9 @@ def test_our_import_errors_leave_dbt_alone(shop: Shop, monkeypatch: pytest.Monke
         assert (done.code, level, shop.synced()) == (0, "warn", None)
         assert text.startswith("dbt-segments: not loaded, so nothing is synced inside dbt: ModuleNotFoundError")
         vars(dbt_segments).pop("plugins")
-        assert shop.program("--warn-error", "build").stdout.count("dbt-segments: not loaded") == 1
+        shop.flag("require_all_warnings_handled_by_warn_error")
+        done = shop.program("--log-format", "json", "--warn-error-options", '{"error": ["Note"]}', "run")
+        assert (done.code, [level for level, _ in notes(done.stdout)]) == (0, ["error"])
     vars(dbt_segments).pop("plugins", None)
 
     with monkeypatch.context() as patch:
@@ -344,7 +356,7 @@ def test_a_runner_gets_dbts_own_result(shop: Shop) -> None:
 @duckdb_only
 @pytest.mark.parametrize("moment", ["EndRunResult", "CommandCompleted"])
 def test_only_the_outermost_command_syncs(shop: Shop, moment: str) -> None:
-    """A dbt command that a callback starts syncs nothing, whether the results are written or not; the outer one does."""
+    """A dbt command that a callback starts syncs nothing, before and after results are written; the outer one does."""
     from dbt.cli.main import dbtRunner
 
     words = shop.project.options()
@@ -399,7 +411,7 @@ def test_the_wrappers_pass_options_through(shop: Shop) -> None:
     wrong = command(shop.project, "run", "--no-such-option")
     assert (wrong.code, "--no-such-option" in wrong.stderr) == (2, True)
     shown = command(shop.project, "build", "--help")
-    assert (shown.code, "--full-refresh" in shown.stdout) == (0, True)
+    assert (shown.code, "dbt-segments build" in shown.stdout, "--full-refresh" in shown.stdout) == (0, True, True)
 
 
 @duckdb_only
