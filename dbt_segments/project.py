@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbt_segments import builds
 from dbt_segments.connections import Connections, read_connections
+from dbt_segments.dbtgraph import DbtGraph
 from dbt_segments.errors import ConfigError, Problem, SettingsError, StateError, WarehouseError
 from dbt_segments.manifest import load_registry
 from dbt_segments.select import select_syncs
@@ -21,6 +22,9 @@ from dbt_segments.state import schema as schemas
 from dbt_segments.state.store import Store
 from dbt_segments.values import Registry, Sync
 from dbt_segments.warehouse import Profile, Session, Warehouse, load_profile, quote
+
+# A run holds a DuckDB file for moments only; dbt may hold it for longer, and then a reader says so.
+READ_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,23 @@ class Project:
                 yield models, state
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A project whose state is only looked at.
+
+    syncs     the selected ones, disabled ones among them
+    narrowed  whether the user selected anything
+    session   on the state; None where no state was made yet
+    """
+
+    registry: Registry
+    connections: Connections
+    syncs: tuple[Sync, ...]
+    narrowed: bool
+    session: Session | None = None
+    store: Store | None = None
+
+
 def read_configuration(options: Options) -> tuple[Profile, ProjectSettings, Connections]:
     """Profile, settings and connections; no warehouse is touched. Raises SettingsError."""
     env = environment()
@@ -82,32 +103,20 @@ def check(options: Options) -> tuple[Registry, list[Problem]]:
     return load_registry(options.target_path, settings, connections, with_catalog=True)
 
 
-@contextlib.contextmanager
-def open_project(
-    options: Options, lock_timeout_s: float, tell: Callable[[str], None], *, alone: bool = True
-) -> Iterator[Project]:
-    """The project, with its state made or checked.
-
-    alone  on DuckDB, hold the run's lock until the block ends; a reader need not
-
-    Raises ConfigError with every problem, StateError, LockedError, or WarehouseError with exit code 2 where there is
-    no connection at the start.
-    """
-    if options.state is not None:
-        raise ConfigError("--state: comparing with an earlier run's artifacts is not supported by this version")
-    profile, settings, connections = read_configuration(options)
-    registry, problems = load_registry(options.target_path, settings, connections)
-    if problems:
-        raise ConfigError(problems=tuple(problems))
-    selection = select_syncs(registry, options.select, options.exclude)
+def selected(options: Options, profile: Profile, registry: Registry) -> tuple[Sync, ...]:
+    """The syncs that the options select, disabled ones among them. Raises ConfigError for a name that is none."""
+    dbt = DbtGraph(options, profile.selectors)
+    selection = select_syncs(registry, dbt, options.select, options.exclude, options.selector)
     if selection.unmatched:
-        raise ConfigError(
-            f"nothing matches {', '.join(selection.unmatched)}", hint="dbt-segments status lists all syncs"
-        )
-    warehouse = Warehouse(profile, wait=tell)
-    state, state_profile = warehouse, profile
+        raise ConfigError(f"nothing matches {', '.join(selection.unmatched)}", hint="dbt-segments list shows all syncs")
+    return selection.syncs
+
+
+def state_place(options: Options, profile: Profile, settings: ProjectSettings) -> tuple[Profile, str]:
+    """Profile and schema of the state; the very same profile where it lies beside the models."""
+    found = profile
     if settings.state is not None:
-        state_profile = load_profile(
+        found = load_profile(
             options.project_dir,
             options.profiles_dir,
             settings.state.target,
@@ -115,13 +124,61 @@ def open_project(
             environment(),
             settings.state.profile,
         )
-        state = Warehouse(state_profile, wait=tell)
+    return found, settings.state_schema or f"{found.schema}_dbt_segments"
+
+
+@contextlib.contextmanager
+def read_state(options: Options) -> Iterator[Reading]:
+    """The project, and its state for reading: nothing is made, and no run is waited for longer than a moment.
+
+    Raises ConfigError with every problem, StateError, LockedError, and WarehouseError with exit code 2 where there is
+    no connection. A state that was never made is no error.
+    """
+    profile, settings, connections = read_configuration(options)
+    registry = _registry(options, settings, connections)
+    syncs = selected(options, profile, registry)
+    narrowed = bool(options.select or options.exclude or options.selector)
+    state_profile, schema = state_place(options, profile, settings)
+    reading = Reading(registry, connections, syncs, narrowed)
+    if state_profile.kind == "duckdb" and (state_profile.path is None or not state_profile.path.exists()):
+        yield reading
+        return
+    with _started(Warehouse(state_profile), READ_TIMEOUT_S) as session:
+        if schemas.exists(session, schema):
+            reading = replace(reading, session=session, store=Store(schema, schemas.check(session, schema)))
+        yield reading
+
+
+def _registry(options: Options, settings: ProjectSettings, connections: Connections) -> Registry:
+    registry, problems = load_registry(options.target_path, settings, connections)
+    if problems:
+        raise ConfigError(problems=tuple(problems))
+    return registry
+
+
+@contextlib.contextmanager
+def open_project(
+    options: Options, lock_timeout_s: float, tell: Callable[[str], None], *, alone: bool = True, anew: bool = False
+) -> Iterator[Project]:
+    """The project, with its state made or checked.
+
+    alone  on DuckDB, hold the run's lock until the block ends; a reader need not
+    anew   a missing state is made although the settings require one
+
+    Raises ConfigError with every problem, StateError, LockedError, or WarehouseError with exit code 2 where there is
+    no connection at the start.
+    """
+    profile, settings, connections = read_configuration(options)
+    registry = _registry(options, settings, connections)
+    syncs = selected(options, profile, registry)
+    warehouse = Warehouse(profile, wait=tell)
+    state_profile, schema = state_place(options, profile, settings)
+    state = Warehouse(state_profile, wait=tell) if state_profile is not profile else warehouse
     if state_profile.kind == "duckdb" and state_profile.path is None:
         raise SettingsError(
             "the state cannot live in a DuckDB that is gone when dbt ends (:memory:) or lies elsewhere",
             hint="use a file, or name a lasting warehouse in vars: {dbt_segments: {state: {profile: ...}}}",
         )
-    schema = settings.state_schema or f"{state_profile.schema}_dbt_segments"
     with contextlib.ExitStack() as stack:
         if state_profile.path is not None:
             _require_file(state_profile.path)
@@ -129,10 +186,11 @@ def open_project(
                 stack.enter_context(locks.file_lock(state_profile.path, lock_timeout_s, tell))
         with _started(state, lock_timeout_s) as session:
             known = schemas.exists(session, schema)
-            if settings.require_state and not known:
+            if settings.require_state and not known and not anew:
                 raise StateError(
                     f"no state in schema {schema}, and vars.dbt_segments.require_state is true",
-                    hint="restore it from a backup, or set require_state to false for the very first run",
+                    hint="restore it from a backup, or set require_state to false for the very first run; "
+                    "if it is lost for good: dbt-segments audiences adopt --without-history",
                 )
             store = Store(schema, schemas.ensure(session, schema))
         models_schema = settings.state_schema or f"{profile.schema}_dbt_segments"
@@ -146,7 +204,7 @@ def open_project(
             warehouse=warehouse,
             state=state,
             store=store,
-            syncs=tuple(sync for sync in selection.syncs if sync.enabled),
+            syncs=tuple(sync for sync in syncs if sync.enabled),
             builds=built,
             freshness=builds.read_freshness(options.target_path / "sources.json"),
         )

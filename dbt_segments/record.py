@@ -11,15 +11,13 @@ from pathlib import Path
 from dbt_segments import cadence, report
 from dbt_segments.audiences import recorded
 from dbt_segments.errors import SegmentsError
-from dbt_segments.project import Project
+from dbt_segments.project import READ_TIMEOUT_S, Project
 from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.pending import read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
 from dbt_segments.warehouse import Session
 
-# A run holds a DuckDB file for moments only; dbt may hold it for longer, and then `status` says so.
-_READ_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
 
 def status(project: Project) -> tuple[StatusRow, ...]:
     """Every selected sync, as the state knows it."""
-    with project.state.session(lock_timeout_s=_READ_TIMEOUT_S) as session:
+    with project.state.session(lock_timeout_s=READ_TIMEOUT_S) as session:
         now = session.value(f"select {session.now}").replace(tzinfo=timezone.utc)
         return tuple(_status(session, project, sync, now) for sync in project.syncs)
 

@@ -141,6 +141,7 @@ class Options:
     profiles_dir  only where it was named; None: dbt's own search
     target_path   absolute; the folder with manifest.json
     profile       of profiles.yml; None: the project's own
+    selector      a name of selectors.yml, instead of select and exclude
     state         folder of an earlier run's artifacts
     vars          of `--vars`, parsed
     """
@@ -152,6 +153,7 @@ class Options:
     target: str | None = None
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    selector: str | None = None
     state: Path | None = None
     vars: Mapping[str, Any] = field(default_factory=dict)
     output: str = "text"
@@ -169,6 +171,7 @@ def resolve_options(
     target: str | None = None,
     select: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    selector: str | None = None,
     state: str | Path | None = None,
     vars: str | Mapping[str, Any] | None = None,
     output: str = "text",
@@ -192,6 +195,7 @@ def resolve_options(
         target=target or env.get("DBT_TARGET") or None,
         select=tuple(select),
         exclude=tuple(exclude),
+        selector=selector,
         state=_path(cwd, state),
         vars=_parse_vars(vars),
         output=output,

@@ -41,6 +41,7 @@ class Profile:
 
     default_target  the target of a dbt command that names none
     path            of a DuckDB file; None for anything else
+    selectors       of selectors.yml: name -> dbt's definition
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Profile:
     default_target: str = ""
     variables: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    selectors: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def load_profile(
@@ -102,6 +104,7 @@ def load_profile(
         default_target=_default_target(where, loaded.profile_name, dict(cli_vars)),
         variables=project.vars.to_dict(),
         path=path,
+        selectors=project.selectors,
     )
 
 

@@ -34,45 +34,71 @@ def _repeat_options(args: Sequence[str]) -> Iterator[str]:
         yield word
 
 
-def project_options(function: Function) -> Function:
-    """The options that every command on a project shares; they arrive as keyword arguments of these names."""
-    folder = click.Path(file_okay=False, path_type=Path)
-    options = [
-        click.option("--project-dir", type=folder, help="Folder of dbt_project.yml."),
-        click.option("--profiles-dir", type=folder, help="Folder of profiles.yml and destinations.yml."),
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def place_options(function: Function) -> Function:
+    """Which project, and how to print; they arrive as keyword arguments of these names."""
+    return _with(
+        function,
+        click.option("--project-dir", type=_FOLDER, help="Folder of dbt_project.yml."),
+        click.option("--profiles-dir", type=_FOLDER, help="Folder of profiles.yml and destinations.yml."),
         click.option("--target", "-t", help="Target of the dbt profile."),
+        click.option("--vars", metavar="YAML", help="Project variables, e.g. '{dbt_segments: {targets: [dev]}}'."),
+        output_option,
+    )
+
+
+def project_options(function: Function) -> Function:
+    """The options that every command on a project's syncs shares: the place, and the selection."""
+    narrowed = _with(
+        function,
         click.option(
             "--select", "-s", multiple=True, help="Segments to include, as dbt selects models; several words."
         ),
         click.option("--exclude", multiple=True, help="Segments to leave out; several words."),
-        click.option("--state", type=folder, help="Folder of an earlier manifest, for state: selectors."),
-        click.option("--vars", metavar="YAML", help="Project variables, e.g. '{dbt_segments: {targets: [dev]}}'."),
-        click.option("--output", type=click.Choice(["text", "json"]), default="text", help="What to print."),
-    ]
+        click.option("--selector", metavar="NAME", help="A selector of selectors.yml, instead of these two."),
+        click.option("--state", type=_FOLDER, help="Folder of an earlier manifest, for state: selectors."),
+    )
+    return place_options(narrowed)
+
+
+def output_option(function: Function) -> Function:
+    """`--output`, for commands that print facts."""
+    return click.option("--output", type=click.Choice(["text", "json"]), default="text", help="What to print.")(
+        function
+    )
+
+
+def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
     for option in reversed(options):
         function = option(function)
     return function
 
 
 def sync_options(function: Function) -> Function:
-    options = [
+    """How a run goes; `lock_option` is one of them."""
+    return _with(
+        function,
         click.option("--now", is_flag=True, help="Whether it is due or not."),
         click.option("--full", is_flag=True, help="Send every member again, not only what changed."),
-        click.option(
-            "--lock-timeout",
-            type=click.FloatRange(min=0),
-            default=300.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="How long to wait for another run.",
-        ),
+        lock_option,
         click.option(
             "--allow-removals",
             multiple=True,
             metavar="ID",
             help="Release the thresholds of this sync id or segment, in this run only. May be repeated.",
         ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    )
+
+
+def lock_option(function: Function) -> Function:
+    """`--lock-timeout`, for commands that write to the state."""
+    return click.option(
+        "--lock-timeout",
+        type=click.FloatRange(min=0),
+        default=300.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for another run.",
+    )(function)
