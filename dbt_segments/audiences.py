@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
 from dbt_segments.errors import DestinationError, GoneError
+from dbt_segments.state.ledger import read_ledger
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Store, in_list
 from dbt_segments.values import Sync
@@ -113,6 +114,67 @@ class Resolver:
             return self._adopt(sync, self._play(self._destination.get(sync.audience_id)))
         return self._find(sync, intended) or self._create(sync, intended)
 
+    def take_over(self, sync: Sync, audience_id: str | None, *, without_history: bool) -> tuple[Audience, bool]:
+        """Take over an existing audience for this sync, by its id or else by our mark; and whether that was news.
+
+        without_history  also one that carries the mark of another state, because that state is lost
+
+        Raises AudienceHeldError where it is another's, or where this sync has sent to another audience already.
+        """
+        with self._session() as session:
+            known = recorded(session, self._store, sync)
+            if audience_id is not None:
+                self._refuse_taken(session, sync, audience_id)
+            has_sent = not read_ledger(session, self._store, sync.id).is_new
+        audience = self._named(sync, audience_id)
+        if sync.audience_id not in (None, audience.id):
+            raise AudienceHeldError(
+                f"{sync.id}: its `audience_id` names {sync.audience_id}, not {audience.id}",
+                code="audience_changed",
+                hint="correct or remove `audience_id`, then adopt",
+            )
+        if known is not None and known.audience.id == audience.id and known.account == self._destination.account():
+            return self._check(sync, known.audience), False
+        if known is not None and has_sent:
+            raise AudienceHeldError(
+                f"{sync.id}: it has sent members to audience {known.audience.id} already",
+                code="audience_changed",
+                hint="give the sync a new `id:` to begin with the other audience",
+            )
+        with self._session() as session:
+            self._refuse_taken(session, sync, audience.id)
+        return self._adopt(sync, audience, without_history=without_history), True
+
+    def _named(self, sync: Sync, audience_id: str | None) -> Audience:
+        """The audience of that id, or the only one that carries the mark of this sync."""
+        if audience_id is not None:
+            try:
+                return self._play(self._destination.get(audience_id))
+            except GoneError as error:
+                raise GoneError(
+                    f"{sync.id}: there is no audience {audience_id}, or these credentials cannot see it",
+                    code=error.code,
+                    hint=f"is it in account {self._destination.account()}?",
+                ) from None
+        if not self._destination.has_mark:
+            raise DestinationError(
+                f"{sync.id}: this destination has no place for a mark", hint="name the audience with --id"
+            )
+        found = [a for a in self._play(self._destination.find(PREFIX, sync.audience_name)) if a.mark]
+        ids = (sync.id, *sync.former_ids)
+        marked = [a for a in found if self._is_ours(a, sync)] or [a for a in found if _sync_of(a.mark) in ids]
+        if len(marked) == 1:
+            return marked[0]
+        if marked:
+            raise DestinationError(
+                f"{sync.id}: several audiences carry its mark: {', '.join(sorted(a.id for a in marked))}",
+                hint="name one with --id",
+            )
+        raise DestinationError(
+            f"{sync.id}: no audience of account {self._destination.account()} carries its mark",
+            hint="name one with --id, or let the next sync make one",
+        )
+
     def _session(self) -> AbstractContextManager[Session]:
         return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)
 
@@ -146,15 +208,16 @@ class Resolver:
             raise AudienceHeldError(
                 f"{sync.id}: audience {foreign[0].id} ({foreign[0].name}) carries the mark of another state",
                 code="foreign_mark",
-                hint="was the state lost? Restore it. Or take the audience over without its history: remove the mark "
-                f"from its description at the platform, and write `audience_id: {foreign[0].id}`",
+                hint="was the state lost? Restore it. Or take the audience over without its history: "
+                f"dbt-segments audiences adopt {sync.id} --id {foreign[0].id} --without-history",
             )
         if others:
             raise AudienceHeldError(
                 f"{sync.id}: account {self._destination.account()} already has an audience of that name "
                 f"({others[0].id})",
                 code="name_taken",
-                hint=f"to use it, write `audience_id: {others[0].id}`; or choose another `audience_name:`",
+                hint=f"to use it: dbt-segments audiences adopt {sync.id} --id {others[0].id}; "
+                "or choose another `audience_name:`",
             )
         return None
 
@@ -175,19 +238,31 @@ class Resolver:
         self._record(sync, audience, "created", mark)
         return audience
 
-    def _adopt(self, sync: Sync, audience: Audience) -> Audience:
-        """Take over an audience that the user named; one with another state's mark is left alone."""
-        if audience.mark and not self._is_ours(audience, sync):
+    def _adopt(self, sync: Sync, audience: Audience, *, without_history: bool = False) -> Audience:
+        """Take over an audience that the user named; one with another state's mark only without its history."""
+        foreign = bool(audience.mark) and not self._is_ours(audience, sync)
+        if foreign and not (without_history and self._is_of_a_lost_state(audience)):
+            hint = "stop the other sync, or choose another audience"
+            if self._is_of_a_lost_state(audience):
+                hint = (
+                    f"if that state is lost: dbt-segments audiences adopt {sync.id} --id {audience.id} "
+                    "--without-history; its earlier members can then only be removed at the platform"
+                )
             raise AudienceHeldError(
                 f"{sync.id}: audience {audience.id} carries the mark of another state or sync",
                 code="foreign_mark",
-                hint="to take it over, remove the mark from its description at the platform",
+                hint=hint,
             )
-        mark = audience.mark or mark_of(self._store.state_id, sync.id, secrets.token_hex(4))
-        if self._destination.has_mark and not audience.mark:
+        keeps = audience.mark and not foreign
+        mark = audience.mark if keeps else mark_of(self._store.state_id, sync.id, secrets.token_hex(4))
+        if self._destination.has_mark and not keeps:
             self._play(self._destination.adopt(audience, mark))
         self._record(sync, audience, "adopted", mark)
         return Audience(audience.id, audience.name, mark, self._destination.account())
+
+    def _is_of_a_lost_state(self, audience: Audience) -> bool:
+        """Whether its mark is that of another state; a sync of this very state is never overruled."""
+        return not audience.mark.startswith(f"{PREFIX}{self._store.state_id}:")
 
     def _intended(self, session: Session, sync: Sync) -> tuple[str, str] | None:
         rows = session.rows(
@@ -200,8 +275,10 @@ class Resolver:
     def _refuse_second_sync(self, session: Session, sync: Sync, known: Recorded | None) -> None:
         """One audience has one sync, at run time too."""
         audience_id = known.audience.id if known else sync.audience_id
-        if audience_id is None:
-            return
+        if audience_id is not None:
+            self._refuse_taken(session, sync, audience_id)
+
+    def _refuse_taken(self, session: Session, sync: Sync, audience_id: str) -> None:
         mine = in_list((sync.id, *sync.former_ids))
         other = session.value(
             f"select min(sync_id) from {self._store.table('audiences')} where audience_id = ? and connection = ? "

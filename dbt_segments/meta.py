@@ -94,7 +94,9 @@ class DestinationItem(_Block):
     to: Text
     id: Text | None = None
     audience_name: Text | None = None
-    audience_id: Annotated[Text | None, BeforeValidator(_digits_as_text)] = None
+    audience_id: Annotated[Text | None, BeforeValidator(_digits_as_text, json_schema_input_type=str | int | None)] = (
+        None
+    )
     identifiers: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     schedule: Annotated[Text, AfterValidator(_check_schedule)] = "daily"
     removals: bool = True

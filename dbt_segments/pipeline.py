@@ -180,21 +180,12 @@ class _Turn:
         return forced or cadence.is_due(item.schedule, last_success, now, self._project.settings.timezone)
 
 
-class _Gate:
-    """Asks whichever lock is held now whether a request may start."""
-
-    lock: locks.Lock | None = None
-
-    def __call__(self, timeout_s: float) -> bool:
-        return self.lock is None or self.lock.may_start(timeout_s)
-
-
 class _Senders:
     """One sender per connection, so that pace and tokens are shared by all its syncs."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._senders: dict[str, tuple[Sender, _Gate]] = {}
+        self._senders: dict[str, tuple[Sender, locks.Gate]] = {}
 
     def __enter__(self) -> _Senders:
         return self
@@ -202,10 +193,10 @@ class _Senders:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def get(self, item: Sync, destination: Destination) -> tuple[Sender, _Gate]:
+    def get(self, item: Sync, destination: Destination) -> tuple[Sender, locks.Gate]:
         name = item.connection.name
         if name not in self._senders:
-            gate = _Gate()
+            gate = locks.Gate()
             self._senders[name] = (self._stack.enter_context(Sender(destination, may_start=gate)), gate)
         return self._senders[name]
 

@@ -137,8 +137,8 @@ def _status(line: StatusLine) -> dict[str, Any]:
         "members": line.members,
         "pending": line.pending,
         "last_status": line.last_status or None,
-        "last_finished_at": _iso(line.last_finished_at),
-        "next_due": _iso(line.next_due),
+        "last_finished_at": iso(line.last_finished_at),
+        "next_due": iso(line.next_due),
         "notes": list(line.notes),
     }
 
@@ -156,13 +156,13 @@ def _json(value: Any) -> str:
 
 def run_text(run: RunResult) -> str:
     """What a sync did: one aligned row per sync, its reasons below it, a sum where there are several."""
-    lines = _with_notes(run.syncs, _table([_row(sync) for sync in run.syncs], right=_NUMBERS), {})
+    lines = _with_notes(run.syncs, table([_row(sync) for sync in run.syncs], right=_NUMBERS), {})
     return "\n".join([*lines, *([] if len(run.syncs) == 1 else [sum_text(run)])])
 
 
 def plan_text(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
     """What a sync would do, as `run_text`; `requests` (masked) stand below their sync. The last line says: not sent."""
-    lines = _with_notes(run.syncs, _table([_row(sync, planned=True) for sync in run.syncs], right=_NUMBERS), requests)
+    lines = _with_notes(run.syncs, table([_row(sync, planned=True) for sync in run.syncs], right=_NUMBERS), requests)
     return "\n".join([*lines, sum_text(run, planned=True)])
 
 
@@ -172,18 +172,18 @@ def status_text(lines: Sequence[StatusLine]) -> str:
         return "no syncs"
     heading = ("sync", "audience", "members", "pending", "last", "finished", "next due")
     rows = [heading, *(_status_cells(line) for line in lines)]
-    head, *table = _table(rows, right=(2, 3))
+    head, *below = table(rows, right=(2, 3))
     notes = [[_INDENT + note for note in line.notes] for line in lines]
-    return "\n".join([head, *(text for row, below in zip(table, notes, strict=True) for text in (row, *below))])
+    return "\n".join([head, *(text for row, told in zip(below, notes, strict=True) for text in (row, *told))])
 
 
 def problems_text(registry: Registry, problems: Sequence[Problem]) -> str:
     """Every problem on a line of its own and their number, or what the project declares and that it is all right."""
     if problems:
-        return "\n".join([*map(str, problems), _number(len(problems), "problem")])
+        return "\n".join([*map(str, problems), count_of(len(problems), "problem")])
     sizes = _sizes(registry)
-    entities = _number(sizes["entities"], "entity", "entities")
-    return f"{_number(sizes['segments'], 'segment')}, {entities}, {_number(sizes['syncs'], 'sync')}: all right"
+    entities = count_of(sizes["entities"], "entity", "entities")
+    return f"{count_of(sizes['segments'], 'segment')}, {entities}, {count_of(sizes['syncs'], 'sync')}: all right"
 
 
 def bug_text(error: BaseException) -> str:
@@ -204,7 +204,7 @@ def _row(sync: SyncResult, *, planned: bool = False) -> Cells:
     """name, added, removed, changed, words, time; numbers are left out where nothing was or would be sent."""
     counts, sends = sync.counts, sync.status in ("success", "partial")
     if sync.status == "noop":
-        numbers, words = ("", "", ""), [f"up to date, {_number(counts.unchanged, 'member')}", *_others(counts)]
+        numbers, words = ("", "", ""), [f"up to date, {count_of(counts.unchanged, 'member')}", *_others(counts)]
     else:
         counted = sends or counts.added or counts.removed or counts.changed
         numbers = _numbers(counts) if counted else ("", "", "")
@@ -241,7 +241,7 @@ def sum_text(run: RunResult, *, planned: bool = False) -> str:
     order = ("success", "partial", "noop", "skipped", "held", "failed")
     numbers = ((sum(sync.status == status for sync in run.syncs), named.get(status, status)) for status in order)
     parts = ", ".join(f"{number:,} {word}" for number, word in numbers if number)
-    text = _number(len(run.syncs), "sync") + (f": {parts}" if parts else "")
+    text = count_of(len(run.syncs), "sync") + (f": {parts}" if parts else "")
     return f"{text}; nothing was sent" if planned else f"{text}; {_seconds(run.elapsed_s)}"
 
 
@@ -253,12 +253,12 @@ def _status_cells(line: StatusLine) -> Cells:
         f"{line.members:,}",
         f"{line.pending:,}",
         line.last_status or "never",
-        _when(line.last_finished_at),
-        _when(line.next_due),
+        when(line.last_finished_at),
+        when(line.next_due),
     )
 
 
-def _table(rows: Sequence[Cells], right: tuple[int, ...]) -> list[str]:
+def table(rows: Sequence[Cells], right: tuple[int, ...] = ()) -> list[str]:
     """Rows with their columns aligned, those of `right` to the right; a column that is empty throughout is left out."""
     used = [index for index, column in enumerate(zip(*rows, strict=True)) if any(column)]
     widths = {index: max(len(row[index]) for row in rows) for index in used}
@@ -275,7 +275,8 @@ def _words(reason: str) -> str:
     return reason.replace("_", " ") if _CODE.fullmatch(reason) else reason
 
 
-def _number(count: int, one: str, many: str = "") -> str:
+def count_of(count: int, one: str, many: str = "") -> str:
+    """A number with its word."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
@@ -288,9 +289,11 @@ def _moment(value: datetime | str) -> datetime:
     return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
-def _iso(value: datetime | str | None) -> str | None:
+def iso(value: datetime | str | None) -> str | None:
+    """ISO 8601 in UTC; None for none."""
     return _moment(value).isoformat(timespec="seconds") if value else None
 
 
-def _when(value: datetime | str | None) -> str:
+def when(value: datetime | str | None) -> str:
+    """A time for people, to the minute; "-" for none."""
     return f"{_moment(value):%Y-%m-%d %H:%M} UTC" if value else "-"

@@ -87,7 +87,9 @@ class ProjectSettings(BaseModel):
     fail_dbt: bool = True
     default_country: Annotated[str | None, BeforeValidator(_check_country, json_schema_input_type=str)] = None
     hold_block: HoldBlock = Field(default=HoldBlock(), alias="hold")
-    grants: dict[str, Annotated[tuple[Text, ...], BeforeValidator(_one_as_list)]] = Field(default_factory=dict)
+    grants: dict[
+        str, Annotated[tuple[Text, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])]
+    ] = Field(default_factory=dict)
     retention: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     memory_limit: Annotated[str, AfterValidator(_check_memory)] = "1GB"
 

@@ -57,7 +57,7 @@ class Profile:
 
 def load_profile(
     project_dir: Path,
-    profiles_dir: Path | None,
+    named_dir: Path | None,
     target: str | None,
     cli_vars: Mapping[str, Any],
     environment: Mapping[str, str],
@@ -65,7 +65,8 @@ def load_profile(
 ) -> Profile:
     """Read dbt_project.yml and profiles.yml with dbt's own loader; no connection is made.
 
-    profile  another profile's name than the project's own (for `state: {profile, target}`)
+    named_dir  the folder of profiles.yml where one was named
+    profile    another profile's name than the project's own (for `state: {profile, target}`)
 
     Raises SettingsError with dbt's own words where either file is missing or wrong.
     """
@@ -77,7 +78,7 @@ def load_profile(
     from dbt_common.context import set_invocation_context
     from dbt_common.exceptions import DbtBaseException
 
-    where = profiles_dir or _profiles_dir(environment)
+    where = profiles_dir(named_dir, environment)
     try:
         set_invocation_context(dict(environment))
         set_from_args(
@@ -108,12 +109,12 @@ def load_profile(
     )
 
 
-def _profiles_dir(environment: Mapping[str, str]) -> Path:
-    """dbt's search order: DBT_PROFILES_DIR, the current folder if the file is there, ~/.dbt."""
-    named = environment.get("DBT_PROFILES_DIR")
-    if named:
-        return Path(named)
-    return Path.cwd() if (Path.cwd() / "profiles.yml").exists() else Path.home() / ".dbt"
+def profiles_dir(named: Path | None, environment: Mapping[str, str], cwd: Path | None = None) -> Path:
+    """dbt's search order: what was named, DBT_PROFILES_DIR, the current folder if the file is there, ~/.dbt."""
+    if named or environment.get("DBT_PROFILES_DIR"):
+        return named or Path(environment["DBT_PROFILES_DIR"])
+    cwd = cwd or Path.cwd()
+    return cwd if (cwd / "profiles.yml").exists() else Path.home() / ".dbt"
 
 
 def _default_target(folder: Path, profile: str, cli_vars: dict[str, Any]) -> str:

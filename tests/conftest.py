@@ -18,6 +18,7 @@ _BOTH_IN_CI = (
     "test_cadence_engine",
     "test_refusals",
     "test_rename",
+    "test_inventory",
     "test_histories",
     "test_recovery",
     "test_inside",

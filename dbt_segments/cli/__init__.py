@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from dbt_segments import __version__
-from dbt_segments.cli import dbt, project, tools
+from dbt_segments.cli import dbt, edit, look, project, tools
 from dbt_segments.cli.shell import Main
 
 
@@ -24,13 +24,22 @@ def main() -> None:
 
 
 for command in (
+    edit.init,
     project.validate,
     project.plan,
     project.sync,
     project.status,
     dbt.build,
     dbt.run,
+    look.list_,
+    look.history,
+    look.rejects,
+    look.audiences,
+    edit.enable,
+    edit.disable,
+    edit.add,
     tools.destinations,
+    tools.schema,
     tools.sandbox,
     tools.demo,
 ):

@@ -102,3 +102,10 @@ def lock_option(function: Function) -> Function:
         metavar="SECONDS",
         help="How long to wait for another run.",
     )(function)
+
+
+def limit_option(default: int) -> Callable[[Function], Function]:
+    """`--limit`, for commands that print a log."""
+    return click.option(
+        "--limit", type=click.IntRange(min=1), default=default, show_default=True, metavar="N", help="How many rows."
+    )

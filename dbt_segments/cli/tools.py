@@ -1,4 +1,4 @@
-"""Commands beside a dbt project: destinations try, sandbox, demo."""
+"""Commands beside a dbt project: destinations, schema, sandbox, demo."""
 
 from __future__ import annotations
 
@@ -10,17 +10,49 @@ from typing import Any
 
 import click
 
+from dbt_segments.cli.options import output_option
 from dbt_segments.errors import SettingsError
 
 
 @click.group()
 def destinations() -> None:
-    """Look at what destinations would receive.
+    """Look at destination types, and at what they would receive.
 
     \b
     Example:
-      echo '{"identifier": "email", "value": "Ada@Example.com"}' | dbt-segments destinations try meta
+      dbt-segments destinations show meta
     """
+
+
+@destinations.command("list")
+@output_option
+def list_(output: str) -> None:
+    """Show every destination type.
+
+    \b
+    Example:
+      dbt-segments destinations list
+    """
+    from dbt_segments import catalogue, listings
+
+    found = catalogue.types()
+    click.echo(listings.to_json({"destinations": found}) if output == "json" else listings.types_text(found))
+
+
+@destinations.command()
+@click.argument("type_", metavar="TYPE")
+@output_option
+def show(type_: str, output: str) -> None:
+    """Show a type's settings, identifiers, limits and operations.
+
+    \b
+    Example:
+      dbt-segments destinations show meta
+    """
+    from dbt_segments import catalogue, listings
+
+    found = catalogue.describe(type_)
+    click.echo(listings.to_json(found) if output == "json" else listings.type_text(found))
 
 
 @destinations.command("try")
@@ -59,6 +91,22 @@ def _json_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
                 f"stdin, line {number}: not a JSON object", hint='as in {"identifier": ..., "value": ...}'
             )
         yield value
+
+
+@click.command()
+@click.argument("file", type=click.Choice(["meta", "destinations", "vars"]), default="meta")
+def schema(file: str) -> None:
+    """Print a JSON Schema, with which editors complete and check a file.
+
+    meta is for dbt's properties files (models/*.yml), destinations for destinations.yml, vars for dbt_project.yml.
+
+    \b
+    Example:
+      dbt-segments schema meta > .dbt_segments.schema.json
+    """
+    from dbt_segments import jsonschemas
+
+    click.echo(json.dumps(jsonschemas.SCHEMAS[file](), indent=2))
 
 
 @click.command()

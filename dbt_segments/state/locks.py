@@ -92,6 +92,15 @@ class Lock:
         self._until = started + self._lease_s
 
 
+class Gate:
+    """Asks whichever lock is held now whether a request may start."""
+
+    lock: Lock | None = None
+
+    def __call__(self, timeout_s: float) -> bool:
+        return self.lock is None or self.lock.may_start(timeout_s)
+
+
 @contextlib.contextmanager
 def file_lock(path: Path, timeout_s: float, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold `<database>.dbt_segments.lock`; waits, says so once, raises LockedError after `timeout_s`."""

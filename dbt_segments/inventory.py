@@ -1,0 +1,206 @@
+"""What there is, and what was done: segments, connections, audiences, past runs, rejects. Makes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from dbt_segments import project as projects
+from dbt_segments.project import Reading
+from dbt_segments.settings import Options
+from dbt_segments.state.schema import TABLES
+from dbt_segments.state.store import Store, in_list
+from dbt_segments.values import Sync
+from dbt_segments.warehouse import Session
+
+Standing = Literal["on", "off", "deleted"]
+REJECT_COLUMNS = ("recorded_at", "sync_id", "key", "reason", "class", "run_id")
+
+
+@dataclass(frozen=True)
+class ListedSync:
+    """One segment at one connection. The last run is the newest that was not skipped; times are UTC."""
+
+    sync_id: str
+    segment: str
+    entity: str
+    destination: str
+    type: str
+    one_click: bool
+    mode: str
+    enabled: bool
+    audience_id: str | None = None
+    audience_name: str | None = None
+    last_status: str | None = None
+    last_finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ListedAudience:
+    """An audience that the state knows, and whether the project still has its sync switched on.
+
+    event  created, adopted, or intended: a run meant to make it and was interrupted
+    """
+
+    sync_id: str
+    destination: str
+    account: str
+    audience_id: str | None
+    audience_name: str | None
+    mark: str
+    event: str
+    standing: Standing
+    recorded_at: datetime
+    last_status: str | None = None
+    last_finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The matrix: segments by connections.
+
+    segments  name -> entity
+    kept      audiences whose sync is switched off or gone; nothing is sent to them, and nothing is removed
+    """
+
+    segments: Mapping[str, str]
+    connections: tuple[str, ...]
+    syncs: tuple[ListedSync, ...]
+    kept: tuple[ListedAudience, ...] = ()
+
+
+@dataclass(frozen=True)
+class Log:
+    """Newest rows of a log of the state, newest first, and how many there are in all."""
+
+    rows: tuple[dict[str, Any], ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the state knows, by sync id."""
+
+    audiences: tuple[ListedAudience, ...] = ()
+    last: Mapping[str, tuple[str, datetime]] = field(default_factory=dict)
+
+
+def overview(options: Options) -> Overview:
+    """Every selected segment at every connection; audiences of deleted segments only where nothing is selected."""
+    with projects.read_state(options) as reading:
+        known = _known(reading)
+    segments = {segment.name: segment.entity.name for segment in reading.registry.segments}
+    if reading.narrowed:
+        chosen = {sync.segment.name for sync in reading.syncs}
+        segments = {name: entity for name, entity in segments.items() if name in chosen}
+    standings = ("off",) if reading.narrowed else ("off", "deleted")
+    return Overview(
+        segments=segments,
+        connections=reading.connections.names,
+        syncs=tuple(_listed(sync, known) for sync in reading.syncs),
+        kept=tuple(one for one in _selected(reading, known.audiences) if one.standing in standings and one.audience_id),
+    )
+
+
+def audiences(options: Options) -> tuple[ListedAudience, ...]:
+    """Every audience that the state knows, those of deleted segments too unless something is selected."""
+    with projects.read_state(options) as reading:
+        return _selected(reading, _known(reading).audiences)
+
+
+def history(options: Options, limit: int) -> Log:
+    """Rows of `sync_runs`, newest first."""
+    return _log(options, "sync_runs", tuple(TABLES["sync_runs"]), "finished_at desc, sync_id", limit)
+
+
+def rejects(options: Options, limit: int) -> Log:
+    """Rows of `rejects`, newest first. A key is the entity's own; identifiers are in no log."""
+    return _log(options, "rejects", REJECT_COLUMNS, "recorded_at desc, generation, row_seq", limit)
+
+
+def _log(options: Options, table: str, columns: tuple[str, ...], order: str, limit: int) -> Log:
+    with projects.read_state(options) as reading:
+        if reading.session is None or reading.store is None:
+            return Log()
+        where = f"where sync_id in {in_list(_ids(reading))}" if reading.narrowed else ""
+        source = f"from {reading.store.table(table)} {where}"
+        rows = reading.session.rows(f"select {', '.join(columns)} {source} order by {order} limit {int(limit)}")
+        total = int(reading.session.value(f"select count(*) {source}"))
+    return Log(tuple(dict(zip(columns, row, strict=True)) for row in rows), total)
+
+
+def _ids(reading: Reading) -> list[str]:
+    return [sync_id for sync in reading.syncs for sync_id in (sync.id, *sync.former_ids)]
+
+
+def _selected(reading: Reading, found: tuple[ListedAudience, ...]) -> tuple[ListedAudience, ...]:
+    if not reading.narrowed:
+        return found
+    ids = set(_ids(reading))
+    return tuple(one for one in found if one.sync_id in ids)
+
+
+def _listed(sync: Sync, known: _Known) -> ListedSync:
+    ids = (sync.id, *sync.former_ids)
+    audience = next((one for id_ in ids for one in known.audiences if one.sync_id == id_ and one.audience_id), None)
+    status, finished = next((known.last[id_] for id_ in ids if id_ in known.last), (None, None))
+    return ListedSync(
+        sync_id=sync.id,
+        segment=sync.segment.name,
+        entity=sync.entity.name,
+        destination=sync.connection.name,
+        type=sync.connection.type,
+        one_click=sync.one_click,
+        mode=sync.mode,
+        enabled=sync.enabled,
+        audience_id=audience.audience_id if audience else None,
+        audience_name=audience.audience_name if audience else None,
+        last_status=status,
+        last_finished_at=finished,
+    )
+
+
+def _known(reading: Reading) -> _Known:
+    if reading.session is None or reading.store is None:
+        return _Known()
+    last = _last_runs(reading.session, reading.store)
+    standing: dict[str, Standing] = {}
+    for sync in reading.registry.syncs:
+        for sync_id in (sync.id, *sync.former_ids):
+            standing[sync_id] = "on" if sync.enabled else "off"
+    rows = reading.session.rows(
+        # An audience that was made or taken over wins over the intention to make one.
+        "select sync_id, connection, account, audience_id, name, mark, event, recorded_at from ("
+        "select a.*, row_number() over (partition by sync_id "
+        "order by case when event = 'intended' then 1 else 0 end, recorded_at desc, token desc) as place "
+        f"from {reading.store.table('audiences')} a) newest where place = 1 order by sync_id"
+    )
+    found = (
+        ListedAudience(
+            sync_id=row[0],
+            destination=row[1],
+            account=row[2] or "",
+            audience_id=row[3],
+            audience_name=row[4],
+            mark=row[5] or "",
+            event=row[6],
+            standing=standing.get(row[0], "deleted"),
+            recorded_at=row[7],
+            last_status=last[row[0]][0] if row[0] in last else None,
+            last_finished_at=last[row[0]][1] if row[0] in last else None,
+        )
+        for row in rows
+    )
+    return _Known(tuple(found), last)
+
+
+def _last_runs(session: Session, store: Store) -> dict[str, tuple[str, datetime]]:
+    """Sync id -> status and end of its newest run that was not skipped."""
+    rows = session.rows(
+        "select sync_id, status, finished_at from ("
+        "select r.*, row_number() over (partition by sync_id order by finished_at desc) as place "
+        f"from {store.table('sync_runs')} r where status <> 'skipped') newest where place = 1"
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
