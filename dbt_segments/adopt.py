@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dbt_segments import project as projects
 from dbt_segments.audiences import Resolver
 from dbt_segments.destinations import registry as destinations
+from dbt_segments.destinations.base import Row
 from dbt_segments.errors import ConfigError, RefusedError, SettingsError
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
@@ -54,6 +55,8 @@ def adopt(
             )
         sync = _sync(project, sync_id)
         destination = destinations.get(sync.connection.type)(sync.connection.settings)
+        if destination.row is Row.RECORD:
+            raise ConfigError(f"{sync.id}: {destination.type} holds records, there is no audience to adopt")
         held = destination.held()
         if held:
             raise RefusedError(f"{sync.id}: {held}")

@@ -57,7 +57,8 @@ def describe(type_name: str) -> dict[str, Any]:
         },
         "operations": {op.value: _support(support) for op, support in cls.operations.items()},
         "retention_days": cls.retention_days,
-        "minimum_size": cls.minimum_size,
+        "modes": list(cls.modes),
+        "consent_channel": cls.channel,
         "has_mark": cls.has_mark,
     }
 

@@ -55,7 +55,8 @@ class Step:
 def prepare(options: Options, package: str | None) -> tuple[Step, ...]:
     """Bring every file in order; what is there already stays.
 
-    package  a folder or git address of the dbt package; None: the clone that this program runs from
+    package  a folder or git address of the dbt package, as ADDRESS@REVISION too; None: the clone that this program runs
+             from
 
     Raises SettingsError where there is no dbt project.
     """
@@ -104,7 +105,9 @@ def _packages(project: Path, package: str | None) -> Step:
 
 def _entry(project: Path, package: str | None) -> dict[str, str] | None:
     if package is not None and ("://" in package or package.startswith("git@")):
-        return {"git": package, "revision": "main"}
+        head, at, revision = package.rpartition("@")
+        pinned = bool(at) and "/" in head and "/" not in revision  # the @ of git@host is no revision's
+        return {"git": head, "revision": revision} if pinned else {"git": package}
     folder = Path(package).expanduser().resolve() if package is not None else _REPOSITORY
     if not (folder / "dbt_project.yml").is_file():
         if package is not None:

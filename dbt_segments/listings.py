@@ -159,11 +159,10 @@ def type_text(one: Mapping[str, Any]) -> str:
         lines += ["", f"match units: {', '.join(units)}"]
     limits = (f"{one['limits'][name]:,} {word}" for name, word in _LIMITS.items() if one["limits"][name] is not None)
     lines += [f"limits: {', '.join(limits)}"]
+    lines += [f"modes of a classic sync: {', '.join(one['modes'])}"]
     lines += [f"operations: {', '.join(f'{op} {word}' for op, word in one['operations'].items())}"]
     if one["retention_days"]:
         lines += [f"members are forgotten after {count_of(one['retention_days'], 'day')}"]
-    if one["minimum_size"]:
-        lines += [f"smallest audience: {one['minimum_size']:,}"]
     return "\n".join(lines)
 
 

@@ -68,7 +68,8 @@ def propose(
     if platform.one_click:  # an ad platform takes no mapping
         return _checked(opened, {"to": connection, **_object(object_), "mode": mode or "mirror"})
     key, fields, left = _mapping(opened.segment)
-    item = {"to": connection, **_object(object_), "mode": mode or "upsert", "key": {key: key}, "fields": fields}
+    usual = "upsert" if "upsert" in platform.modes else platform.modes[0]
+    item = {"to": connection, **_object(object_), "mode": mode or usual, "key": {key: key}, "fields": fields}
     return _checked(opened, item, left)
 
 

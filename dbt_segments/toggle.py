@@ -236,8 +236,8 @@ def _edit(
             hint=f"write it yourself, below `dbt_segments`:\n{lines}",
         ) from None
     shown = {kind: [item for item in values.get(kind) or () if _to(item) == connection] for kind in _KINDS}
-    lines = yamledit.block({kind: items for kind, items in shown.items() if items})
-    return Change(opened.declared.file, opened.segment.name, connection, True, tuple(lines))
+    said = yamledit.block({kind: items for kind, items in shown.items() if items})
+    return Change(opened.declared.file, opened.segment.name, connection, True, tuple(said))
 
 
 def _to(item: Any) -> Any:

@@ -40,6 +40,7 @@ def test_a_type_is_shown_as_it_declares_itself() -> None:
     assert (identifiers["email"]["matches"], identifiers["email"]["hashed"]) == ("alone", True)
     assert (identifiers["city"]["matches"], identifiers["maid"]["hashed"]) == ("never", False)
     assert found["limits"]["members"] == Meta.limits.members
+    assert (found["modes"], found["consent_channel"]) == (list(Meta.modes), Meta.channel)
     assert found["operations"] == {"add": "yes", "remove": "yes", "replace": "yes"}
 
 

@@ -103,11 +103,11 @@ def test_variables_and_packages_that_are_there_stay(project: Path) -> None:
         "packages:\n  - package: dbt-labs/dbt_utils # theirs\n    version: 1.0.0\n"
     )
     (project / ".gitignore").write_text("/target\n*.log")
-    assert call(project, "--package", "https://example.com/dbt-segments.git").exit_code == 0
+    assert call(project, "--package", "https://example.com/dbt-segments.git@v1").exit_code == 0
     assert "vars:\n  today: 1 # fixed\n  dbt_segments:\n    targets: []\n" in (project / "dbt_project.yml").read_text()
     assert (project / "dependencies.yml").read_text() == (
         "packages:\n  - package: dbt-labs/dbt_utils # theirs\n    version: 1.0.0\n"
-        "  - git: https://example.com/dbt-segments.git\n    revision: main\n"
+        "  - git: https://example.com/dbt-segments.git\n    revision: v1\n"
     )
     assert not (project / "packages.yml").exists()
     assert (project / ".gitignore").read_text().splitlines() == ["/target", "*.log", *initial.IGNORED[1:]]
@@ -142,6 +142,23 @@ def test_the_place_of_the_package(project: Path, monkeypatch: pytest.MonkeyPatch
     result = call(project)
     assert (result.exit_code, "--package FOLDER_OR_GIT_ADDRESS" in result.stdout) == (1, True)
     assert call(project, "--package", str(tmp_path)).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "entry"),
+    [
+        ("git@example.com:shop/dbt-segments.git", {"git": "git@example.com:shop/dbt-segments.git"}),
+        (
+            "git@example.com:shop/dbt-segments.git@0.1",
+            {"git": "git@example.com:shop/dbt-segments.git", "revision": "0.1"},
+        ),
+        ("https://example.com/dbt-segments", {"git": "https://example.com/dbt-segments"}),
+    ],
+)
+def test_a_package_from_git(project: Path, place: str, entry: dict[str, str]) -> None:
+    """An address with or without a revision; dbt itself warns of one that is not pinned."""
+    call(project, "--package", place)
+    assert yaml.safe_load((project / "packages.yml").read_text()) == {"packages": [entry]}
 
 
 def test_connections_lie_beside_the_profile(project: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from dbt_segments.cli import main
 from dbt_segments.destinations import registry
-from dbt_segments.destinations.base import ConnectionSettings, Destination, Limits, Row
+from dbt_segments.destinations.base import ConnectionSettings, Limits, RecordDestination
 from tests.projects import DuckDBWarehouse, make_project
 from tests.world import World
 
@@ -39,16 +39,12 @@ TAIL = """\
 """
 
 
-class Hook(Destination):
+class Hook(RecordDestination):
     """A destination that is no ad platform."""
 
     type = "hook"
     settings_model = ConnectionSettings
-    identifiers: ClassVar = {}
-    units = ()
-    row = Row.KEYED
     limits = Limits(members=10)
-    operations: ClassVar = {}
 
     def account(self) -> str:
         return "hook"

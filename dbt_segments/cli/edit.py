@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--package", metavar="PLACE", help="Folder or git address of the dbt package, if not this clone.")
+@click.option("--package", metavar="PLACE", help="The dbt package: a folder, or a git address and @REVISION.")
 @place_options
 def init(package: str | None, output: str, **project: Any) -> None:
     """Prepare a dbt project: package, on-run-end line, connections, .gitignore.

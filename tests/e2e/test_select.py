@@ -12,6 +12,7 @@ from dbt_segments.errors import ConfigError
 from dbt_segments.manifest import checked_registry
 from dbt_segments.project import read_configuration, selected
 from dbt_segments.settings import resolve_options
+from tests.e2e.shell import command
 from tests.projects import DbtProject, DuckDBWarehouse, make_project
 
 SEGMENT = {"dbt_segments": {"segment": {"entity": "customer", "destinations": ["meta"]}}}
@@ -184,3 +185,28 @@ def test_comparison_needs_the_artifacts_of_an_earlier_run(parsed: DbtProject, tm
         registry = checked_registry(options.target_path, settings, connections)
         with pytest.raises(ConfigError, match=message):
             selected(options, profile, registry)
+
+
+def test_commands_take_selectors(parsed: DbtProject) -> None:
+    """The options reach dbt; nothing modified is nothing to do, a name that is none is a mistake."""
+    state = ["--state", str(parsed.path / "earlier")]
+    listed = command(parsed, "list", "-s", "state:modified", "tag:nightly,@vip", *state, "--output", "json")
+    assert [row["segment"] for row in json.loads(listed.stdout)["segments"]] == ["vip", "lapsed", "fresh"]
+    assert command(parsed, "list", "--selector", "tables").stdout.splitlines()[1:] == ["lapsed    on, never"]
+    nothing = command(parsed, "list", "-s", "state:new", *state)
+    assert (nothing.code, nothing.stdout) == (0, "no segments\n")
+    unknown = command(parsed, "list", "-s", "lapsd")
+    assert (unknown.code, unknown.stderr.splitlines()[0]) == (2, "error: nothing matches lapsd")
+
+
+def test_dbt_reads_what_toggling_wrote(parsed: DbtProject) -> None:
+    """Off and on again with dbt's own parser in between; this project's properties are JSON, which is YAML too."""
+    before = (parsed.path / "models/schema.yml").read_text()
+    assert command(parsed, "disable", "vip", "meta").code == 0
+    parsed.run("parse")
+    assert "vip         off, never" in command(parsed, "list").stdout.splitlines()
+    assert command(parsed, "enable", "vip", "meta").code == 0
+    assert (parsed.path / "models/schema.yml").read_text() == before
+    versioned = command(parsed, "disable", "scored_v2", "meta")
+    assert (versioned.code, "not edited" in versioned.stderr) == (2, True)
+    parsed.run("parse")
