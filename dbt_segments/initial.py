@@ -139,7 +139,7 @@ def _with_hook(text: str, values: dict[str, Any]) -> str | None:
         return yamledit.with_item(text, node, [_quoted(HOOK)])
     if text[node.start_mark.index] in "|>":
         raise NotEditableError("on-run-end is a text block")
-    both = f"[{text[node.start_mark.index : node.end_mark.index]}, {_quoted(HOOK)}]"
+    both = f"[{yamledit.text_of(text, node)}, {_quoted(HOOK)}]"
     return yamledit.replaced(text, node, both)
 
 

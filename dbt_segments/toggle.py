@@ -98,7 +98,9 @@ def enable(options: Options, name: str, connection: str) -> Change:
         short = isinstance(node, yaml.MappingNode) and node.flow_style and set(item) == {"to", "enabled"}
         if short and kind == "destinations":
             values[kind][index] = connection
-            return yamledit.replaced(text, node, yamledit.flow(connection))
+            written = yamledit.value_of(node, "to")
+            assert written is not None, "it was found by this key"
+            return yamledit.replaced(text, node, yamledit.text_of(text, written))
         without = yamledit.without_last_key(text, node, "enabled")
         if without is not None:
             del item["enabled"]
@@ -123,7 +125,7 @@ def disable(options: Options, name: str, connection: str) -> Change:
         node = _item_node(segment, kind, index)
         if isinstance(item, str):
             values[kind][index] = off
-            return yamledit.replaced(text, node, yamledit.flow(off))
+            return yamledit.replaced(text, node, f"{{to: {yamledit.text_of(text, node)}, enabled: false}}")
         if item.get("enabled") is False:
             return None
         item["enabled"] = False

@@ -98,6 +98,11 @@ def block(value: Any) -> list[str]:
     return text.splitlines()
 
 
+def text_of(text: str, node: Node) -> str:
+    """A scalar or a flow collection as it is written, quotes included."""
+    return text[node.start_mark.index : node.end_mark.index]
+
+
 def replaced(text: str, node: Node, new: str) -> str:
     """The text with a scalar or a flow collection replaced by `new`, which is on one line."""
     begin, end = node.start_mark.index, node.end_mark.index

@@ -95,7 +95,7 @@ def body_of(path: Path) -> str:
     ("on", "off"),
     [
         ("destinations: [meta]  # one", "destinations: [{to: meta, enabled: false}]  # one"),
-        ("destinations: [ meta_emea,  meta ]", "destinations: [ meta_emea,  {to: meta, enabled: false} ]"),
+        ("destinations: [ meta_emea,  'meta' ]", "destinations: [ meta_emea,  {to: 'meta', enabled: false} ]"),
         (
             "destinations:\n  - meta_emea\n  - meta   # why\nlabel: VIP",
             "destinations:\n  - meta_emea\n  - {to: meta, enabled: false}   # why\nlabel: VIP",
