@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dbt_segments import project as projects
-from dbt_segments.audiences import Resolver
+from dbt_segments.audiences import PREFIX, AudienceHeldError, Resolver, recorded, sync_of
 from dbt_segments.destinations import registry as destinations
-from dbt_segments.destinations.base import Row
-from dbt_segments.errors import ConfigError, RefusedError, SettingsError
+from dbt_segments.destinations.base import Audience, Row
+from dbt_segments.errors import ConfigError, DestinationError, GoneError, RefusedError, SettingsError
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.spelling import suggest
 from dbt_segments.state import locks
+from dbt_segments.state.ledger import read_ledger
 from dbt_segments.values import Sync
 
 
@@ -73,8 +74,8 @@ def adopt(
             ) as lock,
         ):
             gate.lock = lock
-            resolver = Resolver(project.state, project.store, lock, destination, sender.play, lock_timeout_s)
-            audience, changed = resolver.take_over(sync, audience_id, without_history=without_history)
+            adopter = Adopter(project.state, project.store, lock, destination, sender.play, lock_timeout_s)
+            audience, changed = adopter.take_over(sync, audience_id, without_history=without_history)
     return Adopted(
         sync_id=sync.id,
         destination=sync.connection.name,
@@ -84,6 +85,71 @@ def adopt(
         mark=audience.mark,
         changed=changed,
     )
+
+
+class Adopter(Resolver):
+    """Finds the audience that the user means, and makes it the sync's."""
+
+    def take_over(self, sync: Sync, audience_id: str | None, *, without_history: bool) -> tuple[Audience, bool]:
+        """Take over an existing audience for this sync, by its id or else by our mark; and whether that was news.
+
+        without_history  also one that carries the mark of another state, because that state is lost
+
+        Raises AudienceHeldError where it is another's, or where this sync has sent to another audience already.
+        """
+        with self._session() as session:
+            known = recorded(session, self._store, sync)
+            if audience_id is not None:
+                self._refuse_taken(session, sync, audience_id)
+            has_sent = not read_ledger(session, self._store, sync.id).is_new
+        audience = self._named(sync, audience_id)
+        if sync.audience_id not in (None, audience.id):
+            raise AudienceHeldError(
+                f"{sync.id}: its `audience_id` names {sync.audience_id}, not {audience.id}",
+                code="audience_changed",
+                hint="correct or remove `audience_id`, then adopt",
+            )
+        if known is not None and known.audience.id == audience.id and known.account == self._destination.account():
+            return self._check(sync, known.audience), False
+        if known is not None and has_sent:
+            raise AudienceHeldError(
+                f"{sync.id}: it has sent members to audience {known.audience.id} already",
+                code="audience_changed",
+                hint="give the sync a new `id:` to begin with the other audience",
+            )
+        with self._session() as session:
+            self._refuse_taken(session, sync, audience.id)
+        return self._adopt(sync, audience, without_history=without_history), True
+
+    def _named(self, sync: Sync, audience_id: str | None) -> Audience:
+        """The audience of that id, or the only one that carries the mark of this sync."""
+        if audience_id is not None:
+            try:
+                return self._play(self._destination.get(audience_id))
+            except GoneError as error:
+                raise GoneError(
+                    f"{sync.id}: there is no audience {audience_id}, or these credentials cannot see it",
+                    code=error.code,
+                    hint=f"is it in account {self._destination.account()}?",
+                ) from None
+        if not self._destination.has_mark:
+            raise DestinationError(
+                f"{sync.id}: this destination has no place for a mark", hint="name the audience with --id"
+            )
+        found = [a for a in self._play(self._destination.find(PREFIX, sync.audience_name)) if a.mark]
+        ids = (sync.id, *sync.former_ids)
+        marked = [a for a in found if self._is_ours(a, sync)] or [a for a in found if sync_of(a.mark) in ids]
+        if len(marked) == 1:
+            return marked[0]
+        if marked:
+            raise DestinationError(
+                f"{sync.id}: several audiences carry its mark: {', '.join(sorted(a.id for a in marked))}",
+                hint="name one with --id",
+            )
+        raise DestinationError(
+            f"{sync.id}: no audience of account {self._destination.account()} carries its mark",
+            hint="name one with --id, or let the next sync make one",
+        )
 
 
 def _sync(project: projects.Project, sync_id: str) -> Sync:

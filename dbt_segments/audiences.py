@@ -14,7 +14,6 @@ from typing import Protocol, TypeVar
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
 from dbt_segments.errors import DestinationError, GoneError
-from dbt_segments.state.ledger import read_ledger
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Store, in_list
 from dbt_segments.values import Sync
@@ -56,7 +55,7 @@ def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
     return None
 
 
-def _sync_of(mark: str) -> str:
+def sync_of(mark: str) -> str:
     """The sync id in a mark; it may hold colons itself."""
     return ":".join(mark.split(":")[2:-1])
 
@@ -114,67 +113,6 @@ class Resolver:
             return self._adopt(sync, self._play(self._destination.get(sync.audience_id)))
         return self._find(sync, intended) or self._create(sync, intended)
 
-    def take_over(self, sync: Sync, audience_id: str | None, *, without_history: bool) -> tuple[Audience, bool]:
-        """Take over an existing audience for this sync, by its id or else by our mark; and whether that was news.
-
-        without_history  also one that carries the mark of another state, because that state is lost
-
-        Raises AudienceHeldError where it is another's, or where this sync has sent to another audience already.
-        """
-        with self._session() as session:
-            known = recorded(session, self._store, sync)
-            if audience_id is not None:
-                self._refuse_taken(session, sync, audience_id)
-            has_sent = not read_ledger(session, self._store, sync.id).is_new
-        audience = self._named(sync, audience_id)
-        if sync.audience_id not in (None, audience.id):
-            raise AudienceHeldError(
-                f"{sync.id}: its `audience_id` names {sync.audience_id}, not {audience.id}",
-                code="audience_changed",
-                hint="correct or remove `audience_id`, then adopt",
-            )
-        if known is not None and known.audience.id == audience.id and known.account == self._destination.account():
-            return self._check(sync, known.audience), False
-        if known is not None and has_sent:
-            raise AudienceHeldError(
-                f"{sync.id}: it has sent members to audience {known.audience.id} already",
-                code="audience_changed",
-                hint="give the sync a new `id:` to begin with the other audience",
-            )
-        with self._session() as session:
-            self._refuse_taken(session, sync, audience.id)
-        return self._adopt(sync, audience, without_history=without_history), True
-
-    def _named(self, sync: Sync, audience_id: str | None) -> Audience:
-        """The audience of that id, or the only one that carries the mark of this sync."""
-        if audience_id is not None:
-            try:
-                return self._play(self._destination.get(audience_id))
-            except GoneError as error:
-                raise GoneError(
-                    f"{sync.id}: there is no audience {audience_id}, or these credentials cannot see it",
-                    code=error.code,
-                    hint=f"is it in account {self._destination.account()}?",
-                ) from None
-        if not self._destination.has_mark:
-            raise DestinationError(
-                f"{sync.id}: this destination has no place for a mark", hint="name the audience with --id"
-            )
-        found = [a for a in self._play(self._destination.find(PREFIX, sync.audience_name)) if a.mark]
-        ids = (sync.id, *sync.former_ids)
-        marked = [a for a in found if self._is_ours(a, sync)] or [a for a in found if _sync_of(a.mark) in ids]
-        if len(marked) == 1:
-            return marked[0]
-        if marked:
-            raise DestinationError(
-                f"{sync.id}: several audiences carry its mark: {', '.join(sorted(a.id for a in marked))}",
-                hint="name one with --id",
-            )
-        raise DestinationError(
-            f"{sync.id}: no audience of account {self._destination.account()} carries its mark",
-            hint="name one with --id, or let the next sync make one",
-        )
-
     def _session(self) -> AbstractContextManager[Session]:
         return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)
 
@@ -203,7 +141,7 @@ class Resolver:
         if intended is not None and not self._destination.has_mark and len(others) == 1:
             self._record(sync, others[0], "created", "")
             return others[0]
-        foreign = [a for a in found if a.mark and (a.name == sync.audience_name or _sync_of(a.mark) == sync.id)]
+        foreign = [a for a in found if a.mark and (a.name == sync.audience_name or sync_of(a.mark) == sync.id)]
         if foreign:
             raise AudienceHeldError(
                 f"{sync.id}: audience {foreign[0].id} ({foreign[0].name}) carries the mark of another state",

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dbt_segments.errors import ConfigError
+from dbt_segments.errors import ConfigError, ManifestError
 from dbt_segments.settings import Options
 from dbt_segments.spelling import suggest
 
@@ -97,4 +97,11 @@ def _manifest(target_path: Path) -> Any:
     from dbt.artifacts.schemas.manifest import WritableManifest
     from dbt.contracts.graph.manifest import Manifest
 
-    return Manifest.from_writable_manifest(WritableManifest.read_and_check_versions(str(target_path / "manifest.json")))
+    try:
+        written = WritableManifest.read_and_check_versions(str(target_path / "manifest.json"))
+    except (LookupError, TypeError, ValueError) as error:  # how dbt's own reader fails on what it does not know
+        raise ManifestError(
+            f"{target_path / 'manifest.json'}: the installed dbt-core cannot read it ({type(error).__name__})",
+            hint="run `dbt parse` with this dbt; names and `tag:` alone can be selected without it",
+        ) from None
+    return Manifest.from_writable_manifest(written)

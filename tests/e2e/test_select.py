@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dbt_segments.errors import ConfigError
+from dbt_segments.dbtgraph import DbtGraph
+from dbt_segments.errors import ConfigError, ManifestError
 from dbt_segments.manifest import checked_registry
 from dbt_segments.project import read_configuration, selected
 from dbt_segments.settings import resolve_options
@@ -185,6 +186,16 @@ def test_comparison_needs_the_artifacts_of_an_earlier_run(parsed: DbtProject, tm
         registry = checked_registry(options.target_path, settings, connections)
         with pytest.raises(ConfigError, match=message):
             selected(options, profile, registry)
+
+
+def test_a_manifest_that_this_dbt_cannot_read(parsed: DbtProject, tmp_path: Path) -> None:
+    """Another dbt's manifest ends in a message with a remedy, not in a traceback."""
+    manifest = parsed.manifest()
+    del manifest["nodes"]["model.shop.vip"]["fqn"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    options = resolve_options(project_dir=parsed.path, target_path=tmp_path)
+    with pytest.raises(ManifestError, match="the installed dbt-core cannot read it"):
+        DbtGraph(options, {}).term("path:models")
 
 
 def test_commands_take_selectors(parsed: DbtProject) -> None:
