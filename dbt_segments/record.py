@@ -19,7 +19,6 @@ from dbt_segments.values import RunResult, Sync, SyncResult
 from dbt_segments.warehouse import Session
 
 
-
 @dataclass(frozen=True)
 class StatusRow:
     """What the state knows of one sync; times are ISO text in UTC."""

@@ -402,8 +402,8 @@ def _set(manifest: dict[str, Any], unique_id: str, path: str, value: Any) -> Non
             CUSTOMERS,
             "entity.syncs",
             [{"to": "crm", "mode": "mirror", "fields": {"Mail": "email"}}],
-            "models/schema.yml: customers: entity.syncs[0]: crm takes identifiers: `object`, `key` and `fields` have no "
-            "place here (leave them out)",
+            "models/schema.yml: customers: entity.syncs[0]: crm takes identifiers: `object`, `key` and `fields` have "
+            "no place here (leave them out)",
         ),
         (
             VIPS,
