@@ -219,8 +219,10 @@ class Resolver:
     def _refuse_taken(self, session: Session, sync: Sync, audience_id: str) -> None:
         mine = in_list((sync.id, *sync.former_ids))
         other = session.value(
-            f"select min(sync_id) from {self._store.table('audiences')} where audience_id = ? and connection = ? "
-            f"and account = ? and event in ('created', 'adopted') and sync_id not in {mine}",
+            f"select min(sync_id) from (select sync_id, audience_id, connection, account, "
+            f"row_number() over (partition by sync_id order by recorded_at desc, token desc) as age "
+            f"from {self._store.table('audiences')} where event in ('created', 'adopted') and sync_id not in {mine}) a "
+            f"where age = 1 and audience_id = ? and connection = ? and account = ?",
             [audience_id, sync.connection.name, self._destination.account()],
         )
         if other:

@@ -43,6 +43,11 @@ def _short_for(key: str, block: type[BaseModel]) -> BeforeValidator:
     )
 
 
+def _none_as_empty(value: Any) -> Any:
+    """YAML reads a key with nothing behind it as null; a list that is being filled is such a key."""
+    return () if value is None else value
+
+
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -141,7 +146,7 @@ class EntityBlock(_Block):
     consent: dict[Channel, Text] = Field(default_factory=dict)
     suppress: tuple[Text, ...] = ()
     related: dict[Word, RelatedBlock] = Field(default_factory=dict)
-    syncs: tuple[SyncItem, ...] = ()
+    syncs: Annotated[tuple[SyncItem, ...], BeforeValidator(_none_as_empty)] = ()
 
 
 class SegmentBlock(_Block):
@@ -152,8 +157,10 @@ class SegmentBlock(_Block):
     label: Text | None = None
     renamed_from: tuple[Text, ...] = ()
     suppress: tuple[Text, ...] = ()
-    destinations: tuple[Annotated[DestinationItem, _short_for("to", DestinationItem)], ...] = ()
-    syncs: tuple[SyncItem, ...] = ()
+    destinations: Annotated[
+        tuple[Annotated[DestinationItem, _short_for("to", DestinationItem)], ...], BeforeValidator(_none_as_empty)
+    ] = ()
+    syncs: Annotated[tuple[SyncItem, ...], BeforeValidator(_none_as_empty)] = ()
 
 
 class Meta(_Block):

@@ -173,7 +173,7 @@ class SyncRun:
             record.blank(self._sync),
             status="skipped",
             reason="not_due",
-            notes=(f"its schedule is {self._sync.schedule}; --now syncs at once",),
+            notes=(f"its schedule is {self._sync.schedule}; `dbt-segments sync --now` syncs at once",),
             audience_id=known.audience.id if known else None,
         )
 

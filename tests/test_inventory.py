@@ -141,6 +141,20 @@ def test_an_audience_is_adopted_by_its_id(world: World) -> None:
     assert [audience["name"] for audience in world.audiences()] == ["Spring"]
 
 
+def test_an_audience_that_was_let_go_is_free(world: World) -> None:
+    """A sync that adopted one audience, sent nothing and adopted another leaves the first one, unmarked, to others."""
+    spring, autumn = make_audience(world, "Spring"), make_audience(world, "Autumn")
+    world.segments["other"] = {"destinations": ["meta"]}
+    world.write()
+    for audience in (spring, autumn):
+        assert told(world, "audiences", "adopt", "shop.vip.meta", "--id", audience)["changed"]
+    done = call(world, "audiences", "adopt", "shop.other.meta", "--id", autumn)
+    assert "already belongs to shop.vip.meta" in done.stderr
+    headers = {"Authorization": "Bearer sandbox-token"}
+    httpx.post(f"{world.url}/meta/v26.0/{spring}", data={"description": ""}, headers=headers).raise_for_status()
+    assert told(world, "audiences", "adopt", "shop.other.meta", "--id", spring)["changed"]
+
+
 def test_after_a_sync_another_audience_is_refused(world: World) -> None:
     """What was sent to the first one would be forgotten there."""
     theirs = make_audience(world, "Spring")

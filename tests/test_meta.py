@@ -38,6 +38,13 @@ def test_short_forms_are_the_long_ones() -> None:
     assert short == long
 
 
+def test_a_list_with_nothing_behind_it_is_empty() -> None:
+    """`destinations:` alone, which YAML reads as null, drops no segment."""
+    meta = Meta.model_validate({"segment": {**SEGMENT, "destinations": None, "syncs": None}})
+    assert meta.segment is not None
+    assert (meta.segment.destinations, meta.segment.syncs) == ((), ())
+
+
 def test_key_on_survives_yaml() -> None:
     """`on` of a relation is read although YAML 1.1 makes it true and dbt writes "true"."""
     for key in ("on", True, "true"):
