@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dbt_segments.errors import ManifestError, StateError
-from dbt_segments.values import Model, Registry, Sync
+from dbt_segments.values import Hold, Model, Registry, Sync
 
 # The meaning of a row of `model_builds`; `macros/_protocol.sql` has the same number.
 PROTOCOL = 1
@@ -184,12 +184,22 @@ def gate(
     dbt that runs elsewhere, and a sync must be able to start. A segment that was built after its parent failed is not
     held for the parent: dbt built it on the parent's last good table, as the user told it to.
     """
-    models = _models_of(sync)
+    return weigh(_models_of(sync), sync.hold, registry, builds, freshness)
+
+
+def weigh(
+    models: Sequence[Model],
+    hold: Hold,
+    registry: Registry,
+    builds: Mapping[str, Build],
+    freshness: Mapping[str, str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Reasons not to trust these models' rows, and warnings, as `gate` gives them."""
     holds = [reason for model in models if model.unique_id in builds for reason in _unbuilt(builds[model.unique_id])]
     warnings = _unknown(models, builds)
     for policy, reasons in (
-        (sync.hold.tests, list(_failed_tests(models, builds))),
-        (sync.hold.freshness, list(_stale_sources(models, registry, freshness or {}))),
+        (hold.tests, list(_failed_tests(models, builds))),
+        (hold.freshness, list(_stale_sources(models, registry, freshness or {}))),
     ):
         if policy == "hold":
             holds += reasons

@@ -103,14 +103,14 @@ def freeze(
     name = _fresh(store, FROZEN, segment.owner)
     query = shape.members_sql(session)
     types = {"key": TEXT, **dict.fromkeys(wanted, TEXT)}
-    _materialize(session, state_session, store, bench, name, query, types)
+    materialize(session, state_session, store, bench, name, query, types)
     members = int(state_session.value(f"select count(*) from {store.table(name)}") or 0)
     rejects = _rejects(session, shape)
     rejected = None
     if set(rejects) - {_NULL_KEY}:
         rejected = _fresh(store, REJECTED, segment.owner)
         types = {"key": TEXT, "reason": TEXT}
-        _materialize(session, state_session, store, bench, rejected, shape.rejected_sql(session), types)
+        materialize(session, state_session, store, bench, rejected, shape.rejected_sql(session), types)
     return Frozen(store.table(name), name, wanted, members, rejects, rejected, shape.types())
 
 
@@ -207,7 +207,7 @@ def freeze_refusals(
         f"left join {entity.model.relation} e on {key} = x.key"
     )
     name = _fresh(store, REFUSALS, refusals_owner(entity, channel))
-    _materialize(
+    materialize(
         session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **dict.fromkeys(wanted, TEXT)}
     )
     return Refusals(store.table(name), name, next((doubt for doubt in doubts if doubt), None))
@@ -247,7 +247,7 @@ def _suppressed_sql(session: Session, model: Model, key: str) -> str:
     return f"select {session.key(quote(column), columns[column])} as key, 1 as rank from {model.relation}"
 
 
-def _materialize(
+def materialize(
     session: Session,
     state_session: Session,
     store: Store,
@@ -375,9 +375,22 @@ def _columns(session: Session, model: Model) -> dict[str, str]:
         ) from None
 
 
-def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
+def entity_keys_sql(session: Session, entity: Entity) -> str:
+    """Query for the text of every key that the entity has.
+
+    Raises HeldError where there is no such column, or a key occurs more than once.
+    """
+    columns = _columns(session, entity.model)
+    if entity.key not in columns:
+        raise HeldError("key_missing", f"{entity.model.name}: no column {entity.key}, the key of {entity.name}")
+    key = session.key(f"e.{quote(entity.key)}", columns[entity.key])
+    _check_keys(session, entity, key)
+    return f"select cast({key} as {TEXT}) as key from {entity.model.relation} e where e.{quote(entity.key)} is not null"
+
+
+def _check_keys(session: Session, entity: Entity, key: str) -> None:
     doubles = session.value(
-        f"select count(*) from (select {shape.entity_key(session)} as key from {entity.model.relation} e "
+        f"select count(*) from (select {key} as key from {entity.model.relation} e "
         f"where e.{quote(entity.key)} is not null group by 1 having count(*) > 1) d"
     )
     if doubles:
@@ -386,6 +399,10 @@ def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
             f"{entity.model.name}: {entity.key} is not unique: {doubles} of its values occur more than once",
             hint="an entity has one row per key; add a unique test to it",
         )
+
+
+def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
+    _check_keys(session, entity, shape.entity_key(session))
     for relation in entity.related:
         if not any(source.startswith(f"{relation.name}.") for source in shape.wanted):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -26,6 +26,9 @@ from dbt_segments.project import Project
 from dbt_segments.values import Segment, Sync
 from dbt_segments.warehouse import Session
 
+if TYPE_CHECKING:
+    from dbt_segments.membership import MembershipTable
+
 _DAY_S = 86_400
 
 
@@ -38,6 +41,7 @@ class Frozens:
         self._segments: dict[str, Frozen | HeldError] = {}
         self._refusals: dict[tuple[Any, ...], Refusals | None] = {}
         self._scratch: set[str] = set()
+        self.memberships: dict[str, MembershipTable] = {}
 
     def __enter__(self) -> Frozens:
         return self
@@ -48,6 +52,10 @@ class Frozens:
         with suppress(SegmentsError), self._project.state.session(lock_timeout_s=self._lock_timeout_s) as session:
             for name in self._scratch:
                 session.execute(f"drop table if exists {self._project.store.table(name)}")
+
+    def is_frozen(self, segment: Segment) -> bool:
+        """Whether this run has frozen the segment already."""
+        return isinstance(self._segments.get(segment.owner), Frozen)
 
     def segment(
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, segment: Segment, *, keep: bool
@@ -71,7 +79,8 @@ class Frozens:
         except HeldError as error:
             return error
         self._scratch.update(frozen.names)
-        may_be_empty = any(sync.hold.empty != "hold" for sync in mine)
+        policies = [sync.hold.empty for sync in mine] or [self._project.settings.hold.empty]
+        may_be_empty = any(policy != "hold" for policy in policies)
         if keep and (frozen.members or may_be_empty):
             commit_frozen(state, store, segment, frozen)
             self._scratch.difference_update(frozen.names)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 import traceback
@@ -15,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from dbt_segments import cadence, record
+from dbt_segments import cadence, membership, record
 from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
@@ -111,6 +112,12 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                     requests[item.id] = shown
                 if sending:
                     record.write_run(project, result, run_id, request.lock_timeout_s, progress)
+            if sending:
+                try:
+                    told = functools.partial(progress, "")
+                    membership.refresh_all(project, frozens, run_id, request.lock_timeout_s, told)
+                except Exception as error:  # what was sent must still be reported
+                    bug = bug or error
         run = RunResult(run_id, started.isoformat(timespec="seconds"), time.monotonic() - clock, tuple(results))
         if sends:
             record.write_results(project.options.target_path, run)

@@ -23,6 +23,7 @@ from dbt_segments.errors import LockedError, SegmentsError, SettingsError, Wareh
 
 SUPPORTED = ("duckdb", "postgres")
 TEXT = "varchar"
+_VIEW_WAIT_S = 3
 
 
 def quote(name: str) -> str:
@@ -348,6 +349,13 @@ class Session:
         """
         raise NotImplementedError
 
+    def replace_view(self, view: str, query: str) -> None:
+        """Make a view or point it at another query, in one statement; readers see the old one or the new one.
+
+        Raises WarehouseError where readers keep it busy for long.
+        """
+        self.execute(f"create or replace view {view} as {query}")
+
     def close(self) -> None:
         """Give the connection back."""
 
@@ -510,6 +518,12 @@ class _Postgres(Session):
                     self._cursor.copy_expert(f"copy {table} from stdin with (format csv)", file)
             except psycopg2.Error as error:
                 raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+
+    def replace_view(self, view: str, query: str) -> None:
+        with self.transaction():
+            # Replacing waits for every reader of the view, and new readers wait behind it.
+            self.execute(f"set local lock_timeout = '{_VIEW_WAIT_S}s'")
+            super().replace_view(view, query)
 
     def close(self) -> None:
         self._cursor.close()

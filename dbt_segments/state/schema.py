@@ -7,12 +7,14 @@ exist only through a row of `pointers`. docs/reference/state.md describes every 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from dbt_segments.errors import StateError, WarehouseError
 from dbt_segments.warehouse import Session, literal, quote
 
-VERSION = 1
+VERSION = 2
+# version -> tables that came with it; a state of an older version is given them (`_migrate`)
+_ADDED: Mapping[int, tuple[str, ...]] = {2: ("segment_sizes", "membership_changes", "gc_runs")}
 
 # column -> type, spelled so that DuckDB and PostgreSQL both understand it
 TABLES: Mapping[str, Mapping[str, str]] = {
@@ -100,6 +102,29 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "started_at": "timestamp",
         "finished_at": "timestamp",
     },
+    "segment_sizes": {
+        "run_id": "text",
+        "entity": "text",
+        "segment": "text",
+        "members": "bigint",
+        "frozen_at": "timestamp",
+        "reason": "text",
+        "recorded_at": "timestamp",
+    },
+    "membership_changes": {
+        "run_id": "text",
+        "entity": "text",
+        "key": "text",
+        "segment": "text",
+        "change": "text",
+        "recorded_at": "timestamp",
+    },
+    "gc_runs": {
+        "dropped_tables": "bigint",
+        "pruned_rows": "bigint",
+        "detail": "text",
+        "recorded_at": "timestamp",
+    },
 }
 
 
@@ -116,7 +141,7 @@ def exists(session: Session, schema: str) -> bool:
 
 
 def ensure(session: Session, schema: str) -> str:
-    """Make the schema and its tables where they are missing; returns the state's id, made once.
+    """Make the schema and its tables, or bring an older state to this version; returns the state's id, made once.
 
     Raises StateError for a state that a newer version wrote, or one of which tables are missing.
     """
@@ -128,23 +153,25 @@ def ensure(session: Session, schema: str) -> str:
             f"schema {schema}: table state_info is missing or empty, but there are records",
             hint="restore it from a backup; nothing was sent",
         )
+    _insist(lambda: _make(session, schema))
+    return check(session, schema)
+
+
+def _insist(make: Callable[[], None]) -> None:
+    """Another run makes it too: on PostgreSQL `if not exists` fails where the other one commits meanwhile."""
     for tries_left in (2, 1, 0):
         try:
-            _make(session, schema)
-            break
+            make()
+            return
         except WarehouseError:
-            # Another run makes it too: on PostgreSQL `if not exists` fails where the other one commits meanwhile.
             if not tries_left:
                 raise
-    return check(session, schema)
 
 
 def _make(session: Session, schema: str) -> None:
     session.execute(f"create schema if not exists {quote(schema)}")
     with session.transaction():
-        for name, columns in TABLES.items():
-            spec = ", ".join(f"{quote(column)} {kind}" for column, kind in columns.items())
-            session.execute(f"create table if not exists {table(schema, name)} ({spec})")
+        _make_tables(session, schema, TABLES)
         session.execute(
             f"insert into {table(schema, 'state_info')} "
             f"select {literal(secrets.token_hex(8))}, {VERSION}, {session.now} "
@@ -152,8 +179,26 @@ def _make(session: Session, schema: str) -> None:
         )
 
 
+def _make_tables(session: Session, schema: str, names: Iterable[str]) -> None:
+    for name in names:
+        spec = ", ".join(f"{quote(column)} {kind}" for column, kind in TABLES[name].items())
+        session.execute(f"create table if not exists {table(schema, name)} ({spec})")
+
+
+def _migrate(session: Session, schema: str, found: int) -> None:
+    """Give an older state what it lacks; all at once, so that a run that dies leaves the old version."""
+    with session.transaction():
+        _make_tables(session, schema, _later_than(found))
+        session.execute(f"update {table(schema, 'state_info')} set version = {VERSION} where version = {found}")
+
+
+def _later_than(version: int) -> list[str]:
+    """Tables that a state of this version does not have yet."""
+    return [name for added, names in _ADDED.items() if added > version for name in names]
+
+
 def check(session: Session, schema: str) -> str:
-    """The state's id, or StateError when this program cannot use the state."""
+    """The state's id, migrated where it is older; StateError when this program cannot use the state."""
     rows = session.rows(f"select state_id, version from {table(schema, 'state_info')} order by created_at")
     if len(rows) != 1:
         raise StateError(
@@ -165,10 +210,13 @@ def check(session: Session, schema: str) -> str:
             f"schema {schema} was written by a newer dbt-segments (state version {version}, known {VERSION})",
             hint="pip install --upgrade dbt-segments",
         )
-    missing = [name for name in TABLES if not session.has_table(schema, name)]
+    later = _later_than(int(version))
+    missing = [name for name in TABLES if name not in later and not session.has_table(schema, name)]
     if missing:
         raise StateError(
             f"schema {schema}: tables missing: {', '.join(missing)}",
             hint="restore them from a backup; nothing was sent",
         )
+    if version < VERSION:
+        _insist(lambda: _migrate(session, schema, int(version)))
     return str(state_id)

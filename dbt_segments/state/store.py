@@ -138,7 +138,11 @@ class Store:
 
     def scratch(self, kind: str, owner: str) -> str:
         """A table for a moment, quoted; the time in its name lets later runs drop what a killed one left."""
-        return self.table(f"{self.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}")
+        return self.table(self.scratch_name(kind, owner))
+
+    def scratch_name(self, kind: str, owner: str) -> str:
+        """The name of a scratch table, without its schema."""
+        return f"{self.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}"
 
     def collect_scratch(self, session: Session, owner: str) -> None:
         """Drop scratch tables that are older than a day."""
