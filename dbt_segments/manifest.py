@@ -13,7 +13,7 @@ from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
 from dbt_segments.errors import ConfigError, ManifestError, Problem
 from dbt_segments.meta import EntityBlock
-from dbt_segments.nodes import Declared, Nodes, load_catalog, load_manifest, read_nodes
+from dbt_segments.nodes import Declared, Nodes, load_manifest, read_nodes
 from dbt_segments.settings import ProjectSettings
 from dbt_segments.spelling import nearest
 from dbt_segments.syncs import Placed, SyncReader
@@ -32,17 +32,14 @@ Segments = list[tuple[Segment, Declared]]
 
 
 def load_registry(
-    target_path: Path, settings: ProjectSettings, connections: Connections, *, with_catalog: bool = False
+    target_path: Path, settings: ProjectSettings, connections: Connections
 ) -> tuple[Registry, list[Problem]]:
-    """The registry of the manifest in `target_path`.
-
-    with_catalog  check columns against catalog.json too; it may be older than the models, so no sync depends on it
+    """The registry of the manifest in `target_path`. A catalog may be older than the models, so no sync reads it.
 
     Raises ManifestError where manifest.json is missing, unreadable or too old.
     """
     manifest = load_manifest(target_path / "manifest.json")
-    catalog = load_catalog(target_path / "catalog.json") if with_catalog else None
-    return read_registry(manifest, settings, connections, catalog)
+    return read_registry(manifest, settings, connections)
 
 
 def checked_registry(target_path: Path, settings: ProjectSettings, connections: Connections) -> Registry:

@@ -22,6 +22,7 @@ from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
 from dbt_segments.errors import Problem, SegmentsError
 from dbt_segments.frozens import Frozens
+from dbt_segments.hints import Missing
 from dbt_segments.project import Project
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
@@ -66,6 +67,11 @@ class PlanResult:
 def validate(request: Request) -> tuple[Registry, list[Problem]]:
     """Every mistake of the project, without a warehouse."""
     return projects.check(request.options)
+
+
+def fix(request: Request) -> tuple[Registry, list[Problem], list[Missing]]:
+    """As `validate`, after writing the lines `-- depends_on` that models lack."""
+    return projects.check_and_fix(request.options)
 
 
 def sync(request: Request, progress: Progress) -> RunResult:

@@ -14,7 +14,9 @@ from dbt_segments import builds
 from dbt_segments.connections import Connections, read_connections
 from dbt_segments.dbtgraph import DbtGraph
 from dbt_segments.errors import ConfigError, Problem, SettingsError, StateError, WarehouseError
-from dbt_segments.manifest import load_registry
+from dbt_segments.hints import Missing, missing_hints, write_hints
+from dbt_segments.manifest import load_registry, read_registry
+from dbt_segments.nodes import load_catalog, load_manifest
 from dbt_segments.select import select_syncs
 from dbt_segments.settings import Options, ProjectSettings, environment, find_destinations_file, read_project_settings
 from dbt_segments.state import locks
@@ -99,8 +101,24 @@ def read_configuration(options: Options) -> tuple[Profile, ProjectSettings, Conn
 
 def check(options: Options) -> tuple[Registry, list[Problem]]:
     """Every mistake of the project, without a warehouse."""
+    registry, problems, missing = _check(options)
+    return registry, problems + [item.problem() for item in missing]
+
+
+def check_and_fix(options: Options) -> tuple[Registry, list[Problem], list[Missing]]:
+    """As `check`, with the lines `-- depends_on` that models lack written; what was written is no problem any more."""
+    registry, problems, missing = _check(options)
+    fixed = list(write_hints(options.project_dir, missing))
+    return registry, problems + [item.problem() for item in missing if item not in fixed], fixed
+
+
+def _check(options: Options) -> tuple[Registry, list[Problem], list[Missing]]:
     _, settings, connections = read_configuration(options)
-    return load_registry(options.target_path, settings, connections, with_catalog=True)
+    manifest = load_manifest(options.target_path / "manifest.json")
+    catalog = load_catalog(options.target_path / "catalog.json")
+    registry, problems = read_registry(manifest, settings, connections, catalog)
+    missing, unknown = missing_hints(manifest, registry)
+    return registry, problems + unknown, missing
 
 
 def selected(options: Options, profile: Profile, registry: Registry) -> tuple[Sync, ...]:

@@ -24,7 +24,8 @@ def request(project: dict[str, Any], output: str, **what: Any) -> Request:
 
 @click.command(cls=Command)
 @project_options
-def validate(output: str, **project: Any) -> None:
+@click.option("--fix", is_flag=True, help="Write the lines -- depends_on that models lack.")
+def validate(output: str, fix: bool, **project: Any) -> None:
     """Check segments, entities and destinations without a warehouse.
 
     \b
@@ -34,9 +35,16 @@ def validate(output: str, **project: Any) -> None:
     from dbt_segments import pipeline, report
 
     with running():
-        registry, problems = pipeline.validate(request(project, output))
+        if fix:
+            registry, problems, fixed = pipeline.fix(request(project, output))
+        else:
+            (registry, problems), fixed = pipeline.validate(request(project, output)), []
     show = report.problems_json if output == "json" else report.problems_text
     click.echo(show(registry, problems))
+    for item in fixed:
+        click.echo(f"{item.file}: wrote {' '.join(item.lines)}", err=True)
+    if fixed:
+        click.echo("hint: run `dbt parse`, so that dbt reads them", err=True)
     sys.exit(2 if problems else 0)
 
 
