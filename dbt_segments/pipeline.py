@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from dbt_segments import cadence, membership, record
+from dbt_segments import cadence, membership, owners, record
 from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
@@ -27,6 +27,7 @@ from dbt_segments.project import Project
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.state import locks
+from dbt_segments.state.upkeep import Rubbish
 from dbt_segments.syncing import SyncRun, Wishes
 from dbt_segments.values import Registry, RunResult, Sync, SyncResult
 
@@ -64,6 +65,14 @@ class PlanResult:
     requests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Status:
+    """What the state knows."""
+
+    syncs: tuple[record.StatusRow, ...]
+    state: owners.StateSize
+
+
 def validate(request: Request) -> tuple[Registry, list[Problem]]:
     """Every mistake of the project, without a warehouse."""
     return projects.check(request.options)
@@ -85,10 +94,18 @@ def plan(request: Request, progress: Progress) -> PlanResult:
     return PlanResult(run, requests)
 
 
-def status(request: Request) -> tuple[record.StatusRow, ...]:
-    """What the state knows of every selected sync."""
+def status(request: Request) -> Status:
+    """What the state knows of every selected sync, and how large it is."""
     with projects.open_project(request.options, request.lock_timeout_s, lambda text: None, alone=False) as project:
-        return record.status(project)
+        syncs = record.status(project)
+        with project.state.session(lock_timeout_s=request.lock_timeout_s) as session:
+            return Status(syncs, owners.size(project, session))
+
+
+def collect(request: Request, progress: Progress, *, dry_run: bool) -> Rubbish:
+    """Throw away what the state no longer needs, or only say what that is."""
+    with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
+        return owners.collect(project, request.lock_timeout_s, dry_run=dry_run)
 
 
 def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResult, dict[str, tuple[str, ...]]]:
@@ -99,6 +116,9 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     bug: BaseException | None = None
     with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
         sending = sends and project.may_send
+        told = functools.partial(progress, "")
+        if sending:
+            owners.grant_reading(project, request.lock_timeout_s)
         with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
             for item in filter(request.means, project.syncs):
                 began = time.monotonic()
@@ -120,8 +140,11 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                     record.write_run(project, result, run_id, request.lock_timeout_s, progress)
             if sending:
                 try:
-                    told = functools.partial(progress, "")
                     membership.refresh_all(project, frozens, run_id, request.lock_timeout_s, told)
+                    owners.grant_reading(project, request.lock_timeout_s)  # the views may be new
+                    owners.prune_daily(project, request.lock_timeout_s, told)
+                except SegmentsError as error:
+                    told(f"warning: {error.message}")
                 except Exception as error:  # what was sent must still be reported
                     bug = bug or error
         run = RunResult(run_id, started.isoformat(timespec="seconds"), time.monotonic() - clock, tuple(results))

@@ -60,6 +60,16 @@ class Project:
         """Whether models and state lie in the same warehouse."""
         return self.state is self.warehouse
 
+    @property
+    def builds_schema(self) -> str:
+        """Where dbt's hook writes `model_builds`: in the models' warehouse."""
+        return _schema(self.settings, self.profile)
+
+    @property
+    def builds_table(self) -> str:
+        """`model_builds`, quoted."""
+        return schemas.table(self.builds_schema, "model_builds")
+
     @contextlib.contextmanager
     def sessions(self, lock_timeout_s: float) -> Iterator[tuple[Session, Session]]:
         """One session on the models and one on the state; the same one where they lie together."""
@@ -142,7 +152,7 @@ def state_place(options: Options, profile: Profile, settings: ProjectSettings) -
             environment(),
             settings.state.profile,
         )
-    return found, settings.state_schema or f"{found.schema}_dbt_segments"
+    return found, _schema(settings, found)
 
 
 @contextlib.contextmanager
@@ -211,9 +221,8 @@ def open_project(
                     "if it is lost for good: dbt-segments audiences adopt --without-history",
                 )
             store = Store(schema, schemas.ensure(session, schema))
-        models_schema = settings.state_schema or f"{profile.schema}_dbt_segments"
         with _started(warehouse, lock_timeout_s) as session:
-            built = _read_builds(session, models_schema, options.target_path, profile)
+            built = _read_builds(session, _schema(settings, profile), options.target_path, profile)
         yield Project(
             options=options,
             settings=settings,
@@ -226,6 +235,11 @@ def open_project(
             builds=built,
             freshness=builds.read_freshness(options.target_path / "sources.json"),
         )
+
+
+def _schema(settings: ProjectSettings, profile: Profile) -> str:
+    """The schema of our tables in a profile's warehouse; the dbt macro computes the same name."""
+    return settings.state_schema or f"{profile.schema}_dbt_segments"
 
 
 def _require_file(path: Path) -> None:

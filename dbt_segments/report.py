@@ -50,6 +50,39 @@ class StatusLine(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
 
+class SizeLine(Protocol):
+    """One table of the state; None where the warehouse does not say."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def rows(self) -> int | None: ...
+    @property
+    def bytes(self) -> int | None: ...
+
+
+class StateLines(Protocol):
+    """The state's schema and its tables."""
+
+    @property
+    def schema(self) -> str: ...
+    @property
+    def tables(self) -> Sequence[SizeLine]: ...
+
+
+class RubbishLines(Protocol):
+    """What goes, or went: tables, and rows by log; `kept` is what the warehouse would not drop, with its words."""
+
+    @property
+    def tables(self) -> Sequence[str]: ...
+    @property
+    def rows(self) -> Mapping[str, int]: ...
+    @property
+    def kept(self) -> Mapping[str, str]: ...
+
+
 def exit_code(run: RunResult) -> int:
     """The code of a whole run: 2 a bug, 1 something needs reading, 3 every failure may pass by itself, 0 all done."""
     return worst({sync.exit_code or int(sync.status in ("failed", "held")) for sync in run.syncs})
@@ -88,9 +121,15 @@ def plan_json(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
     return _json(plan)
 
 
-def status_json(lines: Iterable[StatusLine]) -> str:
-    """`{"syncs": [...]}`, one object per sync; times are ISO 8601 in UTC or null."""
-    return _json({"syncs": [_status(line) for line in lines]})
+def status_json(lines: Iterable[StatusLine], state: StateLines) -> str:
+    """`{"syncs": [...], "state": {...}}`: an object per sync and per table; times are ISO 8601 in UTC or null."""
+    tables = [{name: getattr(table, name) for name in ("name", "kind", "rows", "bytes")} for table in state.tables]
+    return _json({"syncs": [_status(line) for line in lines], "state": {"schema": state.schema, "tables": tables}})
+
+
+def rubbish_json(found: RubbishLines, *, dry_run: bool) -> str:
+    """`{"dry_run", "tables": [...], "rows": {log: rows}, "kept": {table: why}}`."""
+    return _json({"dry_run": dry_run, "tables": list(found.tables), "rows": dict(found.rows), "kept": dict(found.kept)})
 
 
 def problems_json(registry: Registry, problems: Iterable[Problem]) -> str:
@@ -166,15 +205,39 @@ def plan_text(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([*lines, sum_text(run, planned=True)])
 
 
-def status_text(lines: Sequence[StatusLine]) -> str:
-    """One aligned row per sync under a heading, notes below their row."""
+def rubbish_text(found: RubbishLines, *, dry_run: bool) -> str:
+    """What goes or went, one line each, and the sum."""
+    lines = [f"table {name}" for name in found.tables]
+    lines += [f"{_number(count, 'row')} of {log}" for log, count in found.rows.items()]
+    lines += [f"kept table {name}: {why}" for name, why in found.kept.items()]
+    tables, rows = _number(len(found.tables), "table"), _number(sum(found.rows.values()), "row")
+    if not found.tables and not found.rows:
+        return "\n".join([*lines, "nothing to collect"])
+    return "\n".join([*lines, f"{tables} and {rows} {'would go' if dry_run else 'are gone'}"])
+
+
+def status_text(lines: Sequence[StatusLine], state: StateLines) -> str:
+    """One aligned row per sync under a heading, notes below their row; the last line is the size of the state."""
+    return "\n".join([*_status_lines(lines), _state_line(state)])
+
+
+def _state_line(state: StateLines) -> str:
+    rows = [table.rows for table in state.tables if table.rows is not None]
+    sizes = [table.bytes for table in state.tables if table.bytes is not None]
+    parts = [_number(len(state.tables), "table")]
+    parts += [f"about {_number(sum(rows), 'row')}"] if rows else []
+    parts += [f"{sum(sizes) / 1e6:,.1f} MB"] if sizes else []
+    return f"state {state.schema}: {', '.join(parts)}"
+
+
+def _status_lines(lines: Sequence[StatusLine]) -> list[str]:
     if not lines:
-        return "no syncs"
+        return ["no syncs"]
     heading = ("sync", "audience", "members", "pending", "last", "finished", "next due")
     rows = [heading, *(_status_cells(line) for line in lines)]
     head, *below = table(rows, right=(2, 3))
     notes = [[_INDENT + note for note in line.notes] for line in lines]
-    return "\n".join([head, *(text for row, told in zip(below, notes, strict=True) for text in (row, *told))])
+    return [head, *(text for row, told in zip(below, notes, strict=True) for text in (row, *told))]
 
 
 def problems_text(registry: Registry, problems: Sequence[Problem]) -> str:

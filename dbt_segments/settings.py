@@ -62,6 +62,39 @@ class StateTarget(BaseModel):
     target: Text | None = None
 
 
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])]
+Days = Annotated[int, Field(ge=1)] | None
+
+
+class GrantsBlock(BaseModel):
+    """Database roles by privilege; only reading can be granted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    select: Texts = ()
+
+
+class RetentionBlock(BaseModel):
+    """Days that rows of a log are kept; None: for ever. What recovery needs stays in any case."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    sync_runs: Days = None
+    sync_batches: Days = None
+    rejects: Days = None
+    segment_sizes: Days = None
+    membership_changes: Days = None
+    model_builds: Days = None
+    pointers: Days = None
+    leases: Days = None
+    gc_runs: Days = None
+
+    @property
+    def days(self) -> dict[str, int]:
+        """Log -> days, of those that are limited."""
+        return self.model_dump(exclude_none=True)
+
+
 class ProjectSettings(BaseModel):
     """`vars: {dbt_segments: {...}}` of the project.
 
@@ -72,13 +105,13 @@ class ProjectSettings(BaseModel):
     sync_in_dbt    with the hook line, a dbt command syncs what it built
     fail_dbt       a sync that needs reading makes that dbt command's exit code 1
     memory_limit   of the embedded engine
-    grants         privilege -> roles, on the state schema
-    retention      name of a state log -> days to keep
+    grants         who may read the state's logs and views
+    retention      days that rows of the state's logs are kept
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    targets: Annotated[tuple[Text, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])] = ()
+    targets: Texts = ()
     state_schema: Text | None = Field(default=None, alias="schema")
     state: StateTarget | None = None
     require_state: bool = False
@@ -87,10 +120,8 @@ class ProjectSettings(BaseModel):
     fail_dbt: bool = True
     default_country: Annotated[str | None, BeforeValidator(_check_country, json_schema_input_type=str)] = None
     hold_block: HoldBlock = Field(default=HoldBlock(), alias="hold")
-    grants: dict[
-        str, Annotated[tuple[Text, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])]
-    ] = Field(default_factory=dict)
-    retention: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    grants: GrantsBlock = GrantsBlock()
+    retention: RetentionBlock = RetentionBlock()
     memory_limit: Annotated[str, AfterValidator(_check_memory)] = "1GB"
 
     @property

@@ -349,6 +349,14 @@ class Session:
         """
         raise NotImplementedError
 
+    def sizes(self, schema: str) -> list[tuple[str, int | None, int | None]]:
+        """(table, rows, bytes) of a schema, as the warehouse's catalog estimates them; None where it does not say."""
+        raise NotImplementedError
+
+    def grant_select(self, schema: str, names: Sequence[str], role: str) -> int:
+        """Let a role read these tables and views; how many grants it lacked. Without roles there is nothing to do."""
+        return 0
+
     def replace_view(self, view: str, query: str) -> None:
         """Make a view or point it at another query, in one statement; readers see the old one or the new one.
 
@@ -418,6 +426,14 @@ class _DuckDB(Session):
             raise WarehouseError(f"DuckDB: {_safe(error)}") from None
         finally:
             reader.close()
+
+    def sizes(self, schema: str) -> list[tuple[str, int | None, int | None]]:
+        rows = self.rows(
+            "select table_name, estimated_size from duckdb_tables() "
+            "where schema_name = ? and database_name = current_database() order by 1",
+            [schema],
+        )
+        return [(name, int(estimated), None) for name, estimated in rows]
 
     def close(self) -> None:
         self._cursor.close()
@@ -518,6 +534,31 @@ class _Postgres(Session):
                     self._cursor.copy_expert(f"copy {table} from stdin with (format csv)", file)
             except psycopg2.Error as error:
                 raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+
+    def sizes(self, schema: str) -> list[tuple[str, int | None, int | None]]:
+        rows = self.rows(
+            "select c.relname, c.reltuples, pg_total_relation_size(c.oid) from pg_class c "
+            "join pg_namespace n on n.oid = c.relnamespace where n.nspname = ? and c.relkind = 'r' order by 1",
+            [schema],
+        )
+        # -1: neither vacuum nor analyze has looked at it yet
+        return [(name, int(rows) if rows >= 0 else None, int(size)) for name, rows, size in rows]
+
+    def grant_select(self, schema: str, names: Sequence[str], role: str) -> int:
+        lacking = []
+        if not self.value("select has_schema_privilege(?, ?, 'usage')", [role, schema]):
+            lacking.append(f"usage on schema {quote(schema)}")
+        # What another role made, such as the record of dbt's builds, is that role's to grant.
+        rows = self.rows(
+            "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+            "where n.nspname = ? and c.relname = any(?) and c.relkind in ('r', 'v') "
+            "and pg_has_role(c.relowner, 'usage') and not has_table_privilege(?, c.oid, 'select') order by 1",
+            [schema, list(names), role],
+        )
+        lacking += [f"select on {quote(schema)}.{quote(name)}" for (name,) in rows]
+        for what in lacking:
+            self.execute(f"grant {what} to {quote(role)}")
+        return len(lacking)
 
     def replace_view(self, view: str, query: str) -> None:
         with self.transaction():

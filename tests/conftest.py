@@ -22,6 +22,8 @@ _BOTH_IN_CI = (
     "test_histories",
     "test_recovery",
     "test_inside",
+    "test_membership",
+    "test_upkeep",
 )
 
 

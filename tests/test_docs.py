@@ -171,7 +171,7 @@ def test_examples_of_settings_are_read(tmp_path: Path) -> None:
     found = [block for page in ("README.md", "docs/reference/settings.md") for block in yaml_blocks(page)]
     variables = [block for block in found if "vars" in block]
     connections = [block for block in found if "ad_account_id" in block.get("meta", {})]
-    assert (len(variables), len(connections)) == (2, 2)
+    assert (len(variables), len(connections)) == (4, 2)
     for block in variables:
         assert read_project_settings(block["vars"]).targets == ("prod",)
     for number, block in enumerate(connections):
@@ -244,6 +244,8 @@ def test_every_setting_is_documented() -> None:
     page = sections("docs/reference/settings.md")
     known = fields(settings.ProjectSettings) | fields(settings.StateTarget)
     assert set(named(page["Project settings"])) == known
+    assert set(named(page["grants"])) == fields(settings.GrantsBlock)
+    assert set(named(page["retention"])) == fields(settings.RetentionBlock)
     assert set(named(page["destinations.yml"])) == fields(ConnectionSettings)
     own = fields(MetaSettings) - fields(ConnectionSettings)
     assert set(named(sections("docs/reference/destinations/meta.md")["Settings"])) == own

@@ -247,7 +247,7 @@ def test_3_an_accepted_job_is_not_a_finished_one(acme: Acme) -> None:
 
 def members(world: World) -> int:
     """How many the state calls acknowledged."""
-    return pipeline.status(world.request())[0].members
+    return pipeline.status(world.request()).syncs[0].members
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 
 from dbt_segments import report
 from dbt_segments.errors import Problem
+from dbt_segments.owners import StateSize, TableSize
+from dbt_segments.state.upkeep import Rubbish
 from dbt_segments.values import Counts, Registry, RunResult, SyncResult
 
 SENT = SyncResult(
@@ -55,6 +57,15 @@ FAILED = replace(
     exit_code=1,
 )
 SKIPPED = replace(NOOP, sync_id="shop.old.meta", segment="old", status="skipped", reason="not_due", counts=Counts())
+
+
+STATE = StateSize(
+    "shop_dbt_segments",
+    (
+        TableSize("rejects", "rejects", None, 500_000),
+        TableSize("units_x_0a1b2c3d_1_1", "units", 1204, 2_000_000),
+    ),
+)
 
 
 def run(*syncs: SyncResult) -> RunResult:
@@ -153,7 +164,7 @@ def test_status_as_json_says_null_where_nothing_is_known() -> None:
     never = replace(
         Line(), last_status=None, last_finished_at=None, next_due=None, audience_id=None, audience_name=None
     )
-    first, second = json.loads(report.status_json([Line(), never]))["syncs"]
+    first, second = json.loads(report.status_json([Line(), never], STATE))["syncs"]
     assert first == {
         "sync_id": "shop.lapsed_buyers.meta",
         "destination": "meta",
@@ -247,14 +258,41 @@ def test_no_sync_is_said_so() -> None:
 def test_status_is_a_table_with_a_heading() -> None:
     """One row per sync, numbers to the right, notes below; what never was is a dash."""
     never = replace(Line(), sync_id="shop.vip.meta", members=0, last_status=None, last_finished_at=None, next_due=None)
-    assert report.status_text([replace(Line(), notes=("2 removals are owed",)), never]).splitlines() == [
+    assert report.status_text([replace(Line(), notes=("2 removals are owed",)), never], STATE).splitlines() == [
         "sync                      audience              members  pending   last      finished               next due",
         "shop.lapsed_buyers.meta   meta: Lapsed buyers     1,204        0   success   2025-05-01 06:00 UTC   "
         "2025-05-02 00:00 UTC",
         "  2 removals are owed",
         "shop.vip.meta             meta: Lapsed buyers         0        0   never     -                      -",
+        "state shop_dbt_segments: 2 tables, about 1,204 rows, 2.5 MB",
     ]
-    assert report.status_text([]) == "no syncs"
+    assert report.status_text([], replace(STATE, tables=())) == "no syncs\nstate shop_dbt_segments: 0 tables"
+
+
+def test_sizes_are_null_where_the_warehouse_does_not_say() -> None:
+    """The JSON of `status` has each table of the state."""
+    assert json.loads(report.status_json([], STATE))["state"] == {
+        "schema": "shop_dbt_segments",
+        "tables": [
+            {"name": "rejects", "kind": "rejects", "rows": None, "bytes": 500_000},
+            {"name": "units_x_0a1b2c3d_1_1", "kind": "units", "rows": 1204, "bytes": 2_000_000},
+        ],
+    }
+
+
+def test_rubbish_is_listed_and_summed() -> None:
+    """What goes is named one a line; a table that the warehouse keeps is named with its reason."""
+    found = Rubbish(("units_x_0a1b2c3d_1_1",), {"rejects": 2}, {"units_y_0a1b2c3d_1_1": "a view reads it"})
+    listed = ["table units_x_0a1b2c3d_1_1", "2 rows of rejects", "kept table units_y_0a1b2c3d_1_1: a view reads it"]
+    assert report.rubbish_text(found, dry_run=True).splitlines() == [*listed, "1 table and 2 rows would go"]
+    assert report.rubbish_text(found, dry_run=False).splitlines() == [*listed, "1 table and 2 rows are gone"]
+    assert report.rubbish_text(Rubbish(), dry_run=False) == "nothing to collect"
+    assert json.loads(report.rubbish_json(found, dry_run=True)) == {
+        "dry_run": True,
+        "tables": ["units_x_0a1b2c3d_1_1"],
+        "rows": {"rejects": 2},
+        "kept": {"units_y_0a1b2c3d_1_1": "a view reads it"},
+    }
 
 
 def test_problems_are_listed_one_a_line() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from dbt_segments import __version__
-from dbt_segments.cli import dbt, edit, look, project, tools
+from dbt_segments.cli import dbt, edit, look, project, state, tools
 from dbt_segments.cli.shell import Main
 
 
@@ -38,6 +38,7 @@ for command in (
     edit.enable,
     edit.disable,
     edit.add,
+    state.state,
     tools.destinations,
     tools.schema,
     tools.sandbox,

@@ -105,7 +105,7 @@ def sync(
 @click.command(cls=Command)
 @project_options
 def status(output: str, **project: Any) -> None:
-    """Show audiences, their members, last runs and next ones.
+    """Show audiences, their members, last runs and next ones, and the size of the state.
 
     \b
     Example:
@@ -114,5 +114,6 @@ def status(output: str, **project: Any) -> None:
     from dbt_segments import pipeline, report
 
     with running():
-        lines = pipeline.status(request(project, output))
-    click.echo(report.status_json(lines) if output == "json" else report.status_text(lines))
+        found = pipeline.status(request(project, output))
+    show = report.status_json if output == "json" else report.status_text
+    click.echo(show(found.syncs, found.state))
