@@ -208,9 +208,9 @@ def plan_text(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
 def rubbish_text(found: RubbishLines, *, dry_run: bool) -> str:
     """What goes or went, one line each, and the sum."""
     lines = [f"table {name}" for name in found.tables]
-    lines += [f"{_number(count, 'row')} of {log}" for log, count in found.rows.items()]
+    lines += [f"{count_of(count, 'row')} of {log}" for log, count in found.rows.items()]
     lines += [f"kept table {name}: {why}" for name, why in found.kept.items()]
-    tables, rows = _number(len(found.tables), "table"), _number(sum(found.rows.values()), "row")
+    tables, rows = count_of(len(found.tables), "table"), count_of(sum(found.rows.values()), "row")
     if not found.tables and not found.rows:
         return "\n".join([*lines, "nothing to collect"])
     return "\n".join([*lines, f"{tables} and {rows} {'would go' if dry_run else 'are gone'}"])
@@ -224,8 +224,8 @@ def status_text(lines: Sequence[StatusLine], state: StateLines) -> str:
 def _state_line(state: StateLines) -> str:
     rows = [table.rows for table in state.tables if table.rows is not None]
     sizes = [table.bytes for table in state.tables if table.bytes is not None]
-    parts = [_number(len(state.tables), "table")]
-    parts += [f"about {_number(sum(rows), 'row')}"] if rows else []
+    parts = [count_of(len(state.tables), "table")]
+    parts += [f"about {count_of(sum(rows), 'row')}"] if rows else []
     parts += [f"{sum(sizes) / 1e6:,.1f} MB"] if sizes else []
     return f"state {state.schema}: {', '.join(parts)}"
 

@@ -22,7 +22,9 @@ from click.testing import CliRunner, Result
 import dbt_segments
 from dbt_segments.cli import main
 from dbt_segments.errors import LockedError, ManifestError, Problem, SegmentsError, WarehouseError
+from dbt_segments.owners import StateSize
 from dbt_segments.progress import Progress
+from dbt_segments.state.upkeep import Rubbish
 from dbt_segments.values import Counts, Registry, RunResult, SyncResult
 
 ROOT = Path(dbt_segments.__file__).parents[1]
@@ -75,9 +77,13 @@ class Pipeline:
     def plan(self, request: Request, progress: Any) -> Any:
         return type("PlanResult", (), {"run": self._answer(request), "requests": self.requests})
 
-    def status(self, request: Request) -> tuple[Any, ...]:
+    def status(self, request: Request) -> Any:
         self._answer(request)
-        return ()
+        return type("Status", (), {"syncs": (), "state": StateSize("shop_dbt_segments", ())})
+
+    def collect(self, request: Request, progress: Any, *, dry_run: bool) -> Rubbish:
+        self._answer(request)
+        return Rubbish(("units_x_0a1b2c3d_1_1",) if dry_run else ())
 
     def validate(self, request: Request) -> tuple[Registry, list[Problem]]:
         self._answer(request)
@@ -89,6 +95,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """A pipeline without a project or a warehouse."""
     fake, module = Pipeline(), ModuleType("dbt_segments.pipeline")
     module.__dict__.update(Request=Request, sync=fake.sync, plan=fake.plan, status=fake.status, validate=fake.validate)
+    module.__dict__.update(collect=fake.collect)
     monkeypatch.setitem(sys.modules, "dbt_segments.pipeline", module)
     monkeypatch.setattr(dbt_segments, "pipeline", module, raising=False)
     return fake
@@ -127,10 +134,18 @@ def test_a_plan_prints_requests_that_were_asked_for(pipeline: Pipeline) -> None:
 
 def test_status_and_validate_have_both_formats(pipeline: Pipeline) -> None:
     """Every command on a project prints text or JSON."""
-    assert call("status").stdout == "no syncs\n"
-    assert json.loads(call("status --output json").stdout) == {"syncs": []}
+    assert call("status").stdout == "no syncs\nstate shop_dbt_segments: 0 tables\n"
+    empty = {"syncs": [], "state": {"schema": "shop_dbt_segments", "tables": []}}
+    assert json.loads(call("status --output json").stdout) == empty
     assert call("validate").stdout == "0 segments, 0 entities, 0 syncs: all right\n"
     assert json.loads(call("validate --output json").stdout)["problems"] == []
+
+
+def test_gc_takes_a_dry_run(pipeline: Pipeline) -> None:
+    """`--dry-run` and `--lock-timeout` reach the pipeline."""
+    assert call("state gc --dry-run").stdout == "table units_x_0a1b2c3d_1_1\n1 table and 0 rows would go\n"
+    assert call("state gc --lock-timeout 5").stdout == "nothing to collect\n"
+    assert pipeline.asked[1].lock_timeout_s == 5.0
 
 
 def test_validate_prints_every_problem(pipeline: Pipeline) -> None:
@@ -350,7 +365,7 @@ def test_the_documented_commands_are_there() -> None:
         [
             *("init", "validate", "plan", "sync", "status", "list", "history", "rejects", "audiences list"),
             *("audiences adopt", "enable", "disable", "add", "destinations list", "destinations show"),
-            *("destinations try", "schema", "sandbox", "demo", "build", "run"),
+            *("destinations try", "schema", "sandbox", "demo", "build", "run", "state gc"),
         ]
     )
 
@@ -365,7 +380,7 @@ def test_help_starts_with_one_sentence_and_shows_an_example(name: str) -> None:
     assert f"dbt-segments {name}" in text.partition("Example:")[2]
 
 
-@pytest.mark.parametrize("name", ["validate", "plan", "sync", "status"])
+@pytest.mark.parametrize("name", ["validate", "plan", "sync", "status", "state gc"])
 def test_the_examples_of_help_run(pipeline: Pipeline, name: str) -> None:
     """What help shows can be typed."""
     example = call(f"{name} --help").output.partition("Example:")[2].strip().splitlines()[0]

@@ -105,7 +105,7 @@ def sync(
 @click.command(cls=Command)
 @project_options
 def status(output: str, **project: Any) -> None:
-    """Show audiences, their members, last runs and next ones, and the size of the state.
+    """Show audiences, members, last and next runs, and the size of the state.
 
     \b
     Example:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dbt_segments.cli.options import Command, project_options
+from dbt_segments.cli.options import Command, lock_option, place_options
 from dbt_segments.cli.project import request
 from dbt_segments.cli.shell import running
 
@@ -22,16 +22,9 @@ def state() -> None:
 
 
 @state.command("gc", cls=Command)
-@project_options
+@place_options
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
-@click.option(
-    "--lock-timeout",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for another run.",
-)
+@lock_option
 def gc(output: str, dry_run: bool, lock_timeout: float, **project: Any) -> None:
     """Drop tables that killed runs left, and log rows older than `retention`.
 

@@ -146,7 +146,7 @@ def ensure(session: Session, schema: str) -> str:
     Raises StateError for a state that a newer version wrote, or one of which tables are missing.
     """
     if exists(session, schema):
-        return check(session, schema)
+        return _current(session, schema)
     used = session.has_table(schema, "pointers") and session.value(f"select count(*) from {table(schema, 'pointers')}")
     if used and not exists(session, schema):  # asked again: another run may have made it in between
         raise StateError(
@@ -154,7 +154,20 @@ def ensure(session: Session, schema: str) -> str:
             hint="restore it from a backup; nothing was sent",
         )
     _insist(lambda: _make(session, schema))
-    return check(session, schema)
+    return _current(session, schema)
+
+
+def check(session: Session, schema: str) -> str:
+    """The state's id, for a reader: nothing is made. StateError when this program cannot use the state."""
+    return _inspect(session, schema)[0]
+
+
+def _current(session: Session, schema: str) -> str:
+    """The state's id, after an older one was migrated."""
+    state_id, version = _inspect(session, schema)
+    if version < VERSION:
+        _insist(lambda: _migrate(session, schema, version))
+    return state_id
 
 
 def _insist(make: Callable[[], None]) -> None:
@@ -197,8 +210,8 @@ def _later_than(version: int) -> list[str]:
     return [name for added, names in _ADDED.items() if added > version for name in names]
 
 
-def check(session: Session, schema: str) -> str:
-    """The state's id, migrated where it is older; StateError when this program cannot use the state."""
+def _inspect(session: Session, schema: str) -> tuple[str, int]:
+    """The state's id and version. Raises StateError when this program cannot use it."""
     rows = session.rows(f"select state_id, version from {table(schema, 'state_info')} order by created_at")
     if len(rows) != 1:
         raise StateError(
@@ -217,6 +230,4 @@ def check(session: Session, schema: str) -> str:
             f"schema {schema}: tables missing: {', '.join(missing)}",
             hint="restore them from a backup; nothing was sent",
         )
-    if version < VERSION:
-        _insist(lambda: _migrate(session, schema, int(version)))
-    return str(state_id)
+    return str(state_id), int(version)
