@@ -187,7 +187,8 @@ class _Refresh:
             frozen = self.frozens.segment(self.models, self.state, self.bench, segment, keep=True)
             if found is None or found.name != frozen.name:
                 reason = f"segment_empty: {segment.model.name} has no members"
-        if reason is not None:
+        has_sync = any(sync.segment.owner == segment.owner for sync in self.project.syncs)
+        if reason is not None and not has_sync:  # else the sync's own result says why
             counts = "its last good set counts" if found else "it has no members yet"
             self.tell(f"{view_of(self.entity)}: {segment.name}: {counts}: {reason}")
         at = self._frozen_at(segment) if found else None
