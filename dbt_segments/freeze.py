@@ -16,7 +16,7 @@ import duckdb
 
 from dbt_segments.errors import ConfigError, WarehouseError
 from dbt_segments.state.store import Pointer, Store
-from dbt_segments.values import Entity, Model, Segment, Sync
+from dbt_segments.values import MEMBERSHIP, Entity, Model, Segment, Sync
 from dbt_segments.warehouse import TEXT, Session, literal, quote
 
 FROZEN = "frozen"
@@ -92,18 +92,24 @@ def freeze(
     segment: Segment,
     wanted: tuple[str, ...],
     state_session: Session,
+    membership: str | None = None,
 ) -> Frozen:
     """Write a segment's members into a table of the state; it counts only once `commit_frozen` points to it.
+
+    membership  query on the state for `key` and `segments` as JSON text, for the source `segment_membership`
 
     Raises HeldError where keys are not unique, columns are missing or a relation is not many-to-one.
     """
     entity = segment.entity
-    shape = _Shape.read(session, segment, wanted)
+    joined = membership is not None and MEMBERSHIP in wanted
+    shape = _Shape.read(session, segment, tuple(w for w in wanted if not (joined and w == MEMBERSHIP)))
     _check_unique(session, entity, shape)
     name = _fresh(store, FROZEN, segment.owner)
     query = shape.members_sql(session)
-    types = {"key": TEXT, **dict.fromkeys(wanted, TEXT)}
+    types = {"key": TEXT, **dict.fromkeys(shape.wanted, TEXT)}
     materialize(session, state_session, store, bench, name, query, types)
+    if joined:
+        name = _with_membership(state_session, store, segment, name, membership or "")
     members = int(state_session.value(f"select count(*) from {store.table(name)}") or 0)
     rejects = _rejects(session, shape)
     rejected = None
@@ -111,7 +117,18 @@ def freeze(
         rejected = _fresh(store, REJECTED, segment.owner)
         types = {"key": TEXT, "reason": TEXT}
         materialize(session, state_session, store, bench, rejected, shape.rejected_sql(session), types)
-    return Frozen(store.table(name), name, wanted, members, rejects, rejected, shape.types())
+    return Frozen(store.table(name), name, wanted, members, rejects, rejected, shape.types(joined=joined))
+
+
+def _with_membership(session: Session, store: Store, segment: Segment, name: str, membership: str) -> str:
+    """The same table with the segments of every member; the state may lie in another warehouse than the models."""
+    fresh = _fresh(store, FROZEN, segment.owner)
+    session.execute(
+        f"create table {store.table(fresh)} as select f.*, cast(coalesce(m.segments, '[]') as {TEXT}) "
+        f"as {quote(MEMBERSHIP)} from {store.table(name)} f left join ({membership}) m on m.key = f.key"
+    )
+    session.execute(f"drop table {store.table(name)}")
+    return fresh
 
 
 def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Frozen) -> None:
@@ -306,11 +323,12 @@ class _Shape:
         kind = self.related_columns.get(relation, {}).get(column)
         return (f"r_{relation}", column, kind) if kind else None
 
-    def types(self) -> dict[str, str]:
-        """The type of every source."""
+    def types(self, *, joined: bool) -> dict[str, str]:
+        """The type of every source; `joined`: with the segments of every member."""
         found = ((source, self.origin(source)) for source in self.wanted)
         own = self.segment_columns
-        return {source: own[source] if origin[0] == "s" else origin[2] for source, origin in found if origin}
+        types = {source: own[source] if origin[0] == "s" else origin[2] for source, origin in found if origin}
+        return {**types, MEMBERSHIP: "json"} if joined else types
 
     def overrides(self) -> list[str]:
         found = ((source, self.origin(source)) for source in self.wanted)

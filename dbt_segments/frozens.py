@@ -75,7 +75,8 @@ class Frozens:
         store = self._project.store
         mine = [sync for sync in self._project.registry.syncs if sync.segment.owner == segment.owner]
         try:
-            frozen = freeze(models, store, bench, segment, sources(mine), state)
+            known = self.memberships.get(segment.entity.name)
+            frozen = freeze(models, store, bench, segment, sources(mine), state, known.rows if known else None)
         except HeldError as error:
             return error
         self._scratch.update(frozen.names)

@@ -110,6 +110,22 @@ def refresh(
     return known
 
 
+def newest(project: Project, state: Session, entity: Entity) -> MembershipTable:
+    """The membership as the last sync left it, for a plan; nobody's where there was none."""
+    pointer = project.store.head(state, owner_of(entity), KIND)
+    if pointer is None:
+        nobody = f"select cast(null as {TEXT}) as key, cast(null as {TEXT}) as segments where 1 = 0"
+        return MembershipTable(entity.name, "", "", nobody)
+    return _found(project, state, entity, pointer)
+
+
+def _found(project: Project, state: Session, entity: Entity, pointer: Pointer) -> MembershipTable:
+    name = pointer.tables[KIND]
+    table = project.store.table(name)
+    segments = state.text("segments", lists_of(state.kind).type)
+    return MembershipTable(entity.name, name, table, f"select key, {segments} as segments, since from {table}")
+
+
 @dataclass(frozen=True)
 class _Refresh:
     """One entity in one run."""
@@ -361,10 +377,7 @@ class _Refresh:
         store.collect(self.state, owner, [KIND, KEYS], kept, before=int(time.time()) - _DAY_S)
 
     def _found(self, pointer: Pointer) -> MembershipTable:
-        name = pointer.tables[KIND]
-        table = self.project.store.table(name)
-        segments = self.state.text("segments", lists_of(self.state.kind).type)
-        return MembershipTable(self.entity.name, name, table, f"select key, {segments} as segments, since from {table}")
+        return _found(self.project, self.state, self.entity, pointer)
 
 
 def _or_empty(empty: str) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import duckdb
 
-from dbt_segments import builds, guard, record, tally
+from dbt_segments import builds, guard, membership, record, tally
 from dbt_segments.audiences import AudienceHeldError, Recorded, Resolver, gone, recorded
 from dbt_segments.coding import Coding
 from dbt_segments.deliver import Courier, Delivery, write_ahead
@@ -32,7 +32,7 @@ from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.logs import Logbook
 from dbt_segments.state.pending import read_generations
-from dbt_segments.values import Counts, Status, Sync, SyncResult
+from dbt_segments.values import MEMBERSHIP, Counts, Status, Sync, SyncResult
 from dbt_segments.warehouse import Session
 from dbt_segments.workbench import open_workbench, resting
 
@@ -305,12 +305,26 @@ class SyncRun:
         """The members as they are now; of a held sync the last good set, None where there is none."""
         if not self._holds:
             try:
+                self._provide_membership(models, state, bench, keep=keep)
                 frozen = self._frozens.segment(models, state, bench, self._sync.segment, keep=keep)
                 self._check_rows(frozen)
                 return frozen
             except HeldError as error:
                 self._hold(error.code, error.message, error.hint)
         return last_good(state, self._store, self._sync.segment)
+
+    def _provide_membership(
+        self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool
+    ) -> None:
+        """What a sync of a whole entity may send of every record's segments; a plan makes no membership."""
+        entity = self._sync.entity
+        if not self._sync.segment.whole or MEMBERSHIP not in self._coding.sources:
+            return
+        if keep:
+            args = (self._project, self._frozens, models, state, bench, entity)
+            membership.refresh(*args, run_id=self._run_id, tell=self._tell)
+        else:
+            self._frozens.memberships.setdefault(entity.name, membership.newest(self._project, state, entity))
 
     def _check_rows(self, frozen: Frozen) -> None:
         """Say which rows are no members. Raises HeldError for a segment without any, unless the policy allows it."""

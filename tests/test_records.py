@@ -279,6 +279,25 @@ def test_a_whole_entity_is_synced(world: World, platform: RecordsPlatform) -> No
     assert held(platform, result.sync_id) == {"1": {"Mail": ADA}, "3": {"Mail": DAN}}
 
 
+def test_an_entity_is_synced_with_its_membership(world: World, platform: RecordsPlatform) -> None:
+    """Every record carries the sorted names of its segments, an empty array if none, and changes with them."""
+    world.segments = {"vip": {}, "new": {}}
+    world.segment([2, 3], "new")
+    world.syncs = [{"to": "crm", "mode": "upsert", "fields": {"Segments": "segment_membership"}}]
+    assert world.plan().run.syncs[0].counts.added == 3
+    result = world.sync()
+    assert result.status == "success"
+    found = {
+        json.loads(key)["customer_id"]: values["Segments"] for key, values in platform.records[result.sync_id].items()
+    }
+    assert found == {1: ["vip"], 2: ["new", "vip"], 3: ["new"]}
+    assert world.sync().status == "noop"
+    world.segment([2])
+    counts = world.sync().counts
+    assert (counts.changed, counts.added) == (1, 0)
+    assert platform.records[result.sync_id]['{"customer_id": 1}'] == {"Segments": []}
+
+
 def test_a_plan_shows_masked_rows(world: World) -> None:
     """Counts as they would be, and a request without anybody's values."""
     planned = world.plan(show_requests=1)
