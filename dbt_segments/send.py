@@ -1,4 +1,4 @@
-"""Plays a destination's flows over HTTP: authentication, pace, retries, halves. The only module that opens sockets.
+"""Plays a destination's flows over HTTP: authentication, pace, retries, halves.
 
 What an answer means is the destination's to say (`Destination.fault`). What is decided here is whether a request may
 have been applied: everything but a definite refusal may have been.
@@ -24,6 +24,7 @@ from urllib.parse import quote_plus
 
 import httpx
 
+from dbt_segments import addresses
 from dbt_segments.batches import send_batches
 from dbt_segments.destinations.auth import Outgoing
 from dbt_segments.destinations.base import Audience, Batch, Call, Destination, Fault, Flow, Reply
@@ -40,12 +41,6 @@ CHUNK_BYTES = 65_536
 LONGEST_ANSWER_BYTES = 32_000_000
 NO_ANSWER = Reply(0)
 CONNECT = "connect"
-# Loopback is never behind a proxy; the sandbox must be found whatever the environment says.
-DIRECT: Mapping[str, httpx.BaseTransport | None] = {
-    "all://127.0.0.1": None,
-    "all://localhost": None,
-    "all://[::1]": None,
-}
 
 
 @dataclass
@@ -107,10 +102,8 @@ class Sender:
         self._timeout_s: float = settings.timeout_s
         self._pace = Pace(settings.requests_per_s or destination.limits.requests_per_s, clock)
         self._root = destination.root()
-        transport = transport or destination.transport()
         self._client = httpx.Client(
-            transport=transport,
-            mounts=None if transport else DIRECT,
+            transport=transport or destination.transport() or addresses.transport(allow_private=settings.allow_private),
             follow_redirects=False,
             headers={"User-Agent": "dbt-segments"},
         )
@@ -242,6 +235,8 @@ class Sender:
         fault = self._destination.fault(call, reply)
         if fault is not None and fault.retry and fault.wait_s is None:
             asked = retry_after_s(reply.headers, datetime.now(timezone.utc))
+            if asked is not None and fault.longest_wait_s is not None:
+                asked = min(asked, fault.longest_wait_s)
             fault = replace(fault, wait_s=asked)
         return fault
 

@@ -97,6 +97,7 @@ class Fault:
     retry    the same call may succeed in this run
     wait_s   what the platform asks for; None: back off blindly
     max_tries  bound of its own: tries in all, so 2 is one more; None: the sender's
+    longest_wait_s  what a `Retry-After` is cut down to; None: it is kept in full
     renew    a fresh token may help: refresh once, then it is final
     """
 
@@ -104,6 +105,7 @@ class Fault:
     retry: bool = False
     wait_s: float | None = None
     max_tries: int | None = None
+    longest_wait_s: float | None = None
     renew: bool = False
 
 
@@ -171,6 +173,7 @@ class Outcome:
     """What became of a batch: every member is in exactly one of accepted, refused, submitted.
 
     refused        row index within the batch -> the platform's reason code; the rest is accepted
+    passing        those of them that the platform may take the next time, unchanged
     unattributed   refusals that the platform counts without naming rows
     job            handle of an accepted job that has not finished: all members are submitted
     done           False: the job (see `Destination.poll`) still runs
@@ -178,6 +181,7 @@ class Outcome:
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
+    passing: frozenset[int] = frozenset()
     unattributed: int = 0
     job: str | None = None
     done: bool = True
