@@ -282,7 +282,8 @@ class Courier:
         self._bench.execute("insert into refused_rows select unnest(?)", [list(reasons)])
         rows = self._bench.execute("select seq, key from plan where list_contains(?, seq)", [list(reasons)]).fetchall()
         for seq, key in rows:
-            yield self._logbook.reject(generation.id, seq, key, reasons[seq])
+            passing = sent.outcome is not None and seq - first in sent.outcome.passing
+            yield self._logbook.reject(generation.id, seq, key, reasons[seq], passing=passing)
 
     def _row(self, sql: str, parameters: list[Any]) -> tuple[Any, ...]:
         row = self._bench.execute(sql, parameters).fetchone()

@@ -128,6 +128,7 @@ class _Tally:
         self.tries = 1
         self.unattributed = 0
         self.refused: dict[int, str] = {}
+        self.passing: set[int] = set()
 
     @property
     def hopeless(self) -> bool:
@@ -144,6 +145,7 @@ class _Tally:
         if sent.outcome is not None:
             self.accepted_parts += 1
             self.refused.update({start + index: code for index, code in sent.refused.items()})
+            self.passing |= {start + index for index in sent.outcome.passing}
             self.unattributed += sent.outcome.unattributed
         elif not isinstance(sent.error, RefusedError):
             self.stopped = sent
@@ -157,7 +159,7 @@ class _Tally:
         if settled and self.accepted_parts == 0:
             return self.first
         if settled and complete:
-            outcome = Outcome(refused=self.refused, unattributed=self.unattributed)
+            outcome = Outcome(refused=self.refused, passing=frozenset(self.passing), unattributed=self.unattributed)
             return Sent(outcome=outcome, refused=self.refused)
         error = (self.stopped or self.first).error
         untouched = self.accepted_parts == 0 and not doubtful

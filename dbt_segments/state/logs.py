@@ -45,8 +45,8 @@ class Logbook:
             "token": self.token,
         }
 
-    def reject(self, generation: str, row_seq: int, key: str, reason: str) -> dict[str, Any]:
-        """One row that the destination refused; it is not sent again until row or rules change."""
+    def reject(self, generation: str, row_seq: int, key: str, reason: str, *, passing: bool = False) -> dict[str, Any]:
+        """One row that the destination refused; unless that may pass it is not sent again until row or rules change."""
         return {
             "id": secrets.token_hex(8),
             "run_id": self.run_id,
@@ -55,5 +55,5 @@ class Logbook:
             "row_seq": row_seq,
             "key": key,
             "reason": reason,
-            "class": "data",
+            "class": "passing" if passing else "data",
         }
