@@ -35,7 +35,7 @@ from dbt_segments.destinations.base import (
     Target,
     secret,
 )
-from dbt_segments.errors import ConfigError, RefusedError
+from dbt_segments.errors import RefusedError
 
 MEMBERSHIP = "membership"
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -149,13 +149,17 @@ class Webhook(RecordDestination):
 
     # -- rows -------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def refuses(cls, target: Target) -> str | None:
+        if target.object in ("", MEMBERSHIP):
+            return None
+        return f"webhook has no object `{target.object}`: write `{MEMBERSHIP}`, or leave it out for records"
+
     def head(self, target: Target, op: Op) -> Mapping[str, str]:
-        """Raises ConfigError for an object that it does not know."""
+        """Membership rows name their segment, and say add or remove."""
         if target.object == MEMBERSHIP:
             gone = op is Op.REMOVE or target.mode == "delete"
             return {"op": "remove" if gone else "add", "segment": target.segment}
-        if target.object:
-            raise ConfigError(f"webhook: there is no object `{target.object}`", hint=f"`{MEMBERSHIP}`, or none at all")
         return super().head(target, op)
 
     # -- flows ------------------------------------------------------------------------------------------------
