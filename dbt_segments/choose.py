@@ -101,9 +101,14 @@ def choose(
 
 
 def matches_alone(chosen: Sequence[Identifier], platform: type[Destination]) -> bool:
-    """True where at least one match unit of the platform is complete among the chosen."""
+    """True where at least one lasting match unit of the platform is complete among the chosen."""
     names = {identifier.name for identifier in chosen}
-    return any(names.issuperset(unit) for unit in platform.units)
+    return any(names.issuperset(unit) for unit in lasting_units(platform))
+
+
+def lasting_units(platform: type[Destination]) -> list[tuple[str, ...]]:
+    """Match units that the platform does not forget by itself: who has no other could not be taken out any more."""
+    return [unit for unit in platform.units if "+".join(unit) not in platform.forgets_after_days]
 
 
 def _wanted(only: Sequence[str], platform: type[Destination]) -> dict[str, str]:

@@ -192,7 +192,9 @@ def examples(bench: duckdb.DuckDBPyConnection, coding: Coding, audience: Audienc
             "select payload from plan where batch = ? order by seq limit ?", [batch, _SHOWN_ROWS]
         ).fetchall()
         masked = ",".join(json.dumps(mask(json.loads(row[0])), ensure_ascii=False) for row in rows)
-        shown = Batch(OPS[stage], masked, len(rows), 1, True, total, "example", 1, coding.fields(stage), coding.target)
+        shown = Batch(
+            OPS[stage], masked, len(rows), 1, True, total, "example", 1, coding.fields(stage), coding.target, "example"
+        )
         yield _text(coding.destination, audience, shown)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dbt_segments.choose import choose, matches_alone
+from dbt_segments.choose import choose, lasting_units, matches_alone
 from dbt_segments.connections import Connections
 from dbt_segments.destinations.base import Destination
 from dbt_segments.errors import Problem
@@ -186,7 +186,7 @@ def _wrong_classic(item: SyncItem, platform: type[Destination], segment: Segment
 
 
 def _no_unit(segment: Segment, platform: type[Destination], chosen: tuple[Identifier, ...]) -> tuple[str, str]:
-    units = ", ".join(" with ".join(unit) for unit in platform.units)
+    units = ", ".join(" with ".join(unit) for unit in lasting_units(platform))
     sent = ", ".join(identifier.name for identifier in chosen) or "none that it takes"
     message = f"{platform.type} could match nobody by the identifiers of entity `{segment.entity.name}` ({sent})"
     return message, f"it needs one of: {units}"

@@ -298,6 +298,16 @@ def test_an_entity_is_synced_with_its_membership(world: World, platform: Records
     assert platform.records[result.sync_id]['{"customer_id": 1}'] == {"Segments": []}
 
 
+def test_an_id_that_a_platform_forgets_is_not_enough(world: World) -> None:
+    """Meta forgets external ids: with no other identifier `validate` says so, instead of counting all as unusable."""
+    world.identifiers = {"external_id": "customer_id"}
+    world.connections = {"meta": world.meta()}
+    world.segments = {"vip": {"destinations": ["meta"]}}
+    _, (problem,) = pipeline.validate(world.request())
+    assert "meta could match nobody by the identifiers of entity `customer` (external_id)" in problem.message
+    assert "external_id" not in (problem.hint or "")
+
+
 def test_a_plan_shows_masked_rows(world: World) -> None:
     """Counts as they would be, and a request without anybody's values."""
     planned = world.plan(show_requests=1)
