@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from tests.kill.harness import (
     check_batches,
     check_members,
     checkpoint,
-    furnish,
     in_flight,
     is_stopped,
     let_leases_end,
@@ -31,35 +28,10 @@ from tests.kill.harness import (
     unanswered,
     until,
 )
-from tests.kill.test_kills import SCENARIOS, a_change, a_first_sync, prepare
-from tests.projects import Warehouse
-from tests.world import World, make_world, sandbox
+from tests.kill.scenarios import SCENARIOS, a_change, a_first_sync, prepare
+from tests.world import World
 
 LEASE = (3.0, 0.5)
-
-
-@pytest.fixture
-def world(tmp_path: Path, warehouse: Warehouse) -> Iterator[World]:
-    with sandbox() as serving:
-        made = make_world(tmp_path / "shop", warehouse, serving)
-        furnish(made)
-        yield made
-
-
-@pytest.fixture
-def on_duckdb(tmp_path: Path, duckdb_warehouse: Warehouse) -> Iterator[World]:
-    with sandbox() as serving:
-        made = make_world(tmp_path / "shop", duckdb_warehouse, serving)
-        furnish(made)
-        yield made
-
-
-@pytest.fixture
-def on_postgres(tmp_path: Path, postgres_warehouse: Warehouse) -> Iterator[World]:
-    with sandbox() as serving:
-        made = make_world(tmp_path / "shop", postgres_warehouse, serving)
-        furnish(made)
-        yield made
 
 
 def overtaken(world: World, after: Data, sleeper: Running, *, real_time: bool = False) -> str:

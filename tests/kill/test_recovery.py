@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,6 @@ from tests.kill.harness import (
     check_members,
     check_mended,
     checkpoint,
-    furnish,
     in_flight,
     let_leases_end,
     sandbox_of,
@@ -25,25 +22,8 @@ from tests.kill.harness import (
     sync,
     unanswered,
 )
-from tests.kill.test_kills import a_first_sync, prepare
-from tests.projects import Warehouse
-from tests.world import World, make_world, sandbox
-
-
-@pytest.fixture
-def world(tmp_path: Path, warehouse: Warehouse) -> Iterator[World]:
-    with sandbox() as serving:
-        made = make_world(tmp_path / "shop", warehouse, serving)
-        furnish(made)
-        yield made
-
-
-@pytest.fixture
-def on_duckdb(tmp_path: Path, duckdb_warehouse: Warehouse) -> Iterator[World]:
-    with sandbox() as serving:
-        made = make_world(tmp_path / "shop", duckdb_warehouse, serving)
-        furnish(made)
-        yield made
+from tests.kill.scenarios import a_first_sync, prepare
+from tests.world import World
 
 
 def schema(world: World) -> str:
