@@ -71,8 +71,8 @@ def write_ahead(
     session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock, run_id: str
 ) -> Pointer:
     """Commit the plan as a generation: rows, units, and which batches there are."""
-    last = store.pointers(session, owner, pendings.KIND)
-    seq = last[-1].seq + 1 if last and last[-1].token == lock.token else 1
+    last = store.newest(session, owner, pendings.KIND)
+    seq = last.seq + 1 if last and last.token == lock.token else 1
     rows = bench.execute("select batch, stage from plan_batches").fetchall()
     names = {
         role: store.name(kind, owner, lock.token, seq)

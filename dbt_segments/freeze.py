@@ -134,8 +134,8 @@ def _with_membership(session: Session, store: Store, segment: Segment, name: str
 def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Frozen) -> None:
     """Make this the segment's last good set, and collect the ones before it."""
     owner = segment.owner
-    before = store.pointers(session, owner, FROZEN)
-    token = before[-1].token + 1 if before else 1
+    before = store.newest(session, owner, FROZEN)
+    token = before.token + 1 if before else 1
     tables = {FROZEN: frozen.name, **({REJECTED: frozen.rejected} if frozen.rejected else {})}
     detail = {
         "tables": tables,
@@ -146,7 +146,7 @@ def commit_frozen(session: Session, store: Store, segment: Segment, frozen: Froz
     }
     with session.transaction():
         if frozen.rejected:
-            _log_rejected(session, store, owner, frozen, before[-1].tables.get(REJECTED) if before else None)
+            _log_rejected(session, store, owner, frozen, before.tables.get(REJECTED) if before else None)
         store.point(session, owner, FROZEN, token, 1, detail)
 
 

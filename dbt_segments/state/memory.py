@@ -37,8 +37,8 @@ def remember(session: Session, store: Store, bench: duckdb.DuckDBPyConnection, o
     now = count(bench, f"select count(*) from {TABLE}")
     if not new and now == before:
         return
-    last = store.pointers(session, owner, KIND)
-    seq = last[-1].seq + 1 if last and last[-1].token == token else 1
+    last = store.newest(session, owner, KIND)
+    seq = last.seq + 1 if last and last.token == token else 1
     name = store.name(KIND, owner, token, seq)
     session.store(store.table(name), bench, f"select key, kind, value from {TABLE}", UNITS)
     store.point(session, owner, KIND, token, seq, {"tables": {KIND: name}})

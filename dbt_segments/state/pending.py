@@ -78,9 +78,7 @@ def read_generations(session: Session, store: Store, owner: str, ledger: Ledger)
     that an overtaken run writes later therefore changes nothing: it is older than the ledger. That is the seal.
     """
     found = []
-    for pointer in store.pointers(session, owner, KIND):
-        if (pointer.token, pointer.seq) <= ledger.through and pointer.id not in ledger.open:
-            continue
+    for pointer in store.pointers_since(session, owner, KIND, ledger.through, ledger.open):
         store.require(session, pointer)
         states: dict[int, BatchState] = {}
         for batch, state, job in session.rows(

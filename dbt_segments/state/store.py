@@ -64,11 +64,15 @@ class Store:
 
         Raises StateError when a table is gone: a lost table is never taken for a first sync.
         """
-        found = self.pointers(session, owner, kind)
-        if not found:
-            return None
-        self.require(session, found[-1])
-        return found[-1]
+        found = self.newest(session, owner, kind)
+        if found is not None:
+            self.require(session, found)
+        return found
+
+    def newest(self, session: Session, owner: str, kind: str) -> Pointer | None:
+        """The newest pointer, whether its tables are there or not."""
+        found = self._pointers(session, owner, kind, "order by token desc, seq desc limit 1")
+        return found[0] if found else None
 
     def require(self, session: Session, pointer: Pointer) -> None:
         """Raises StateError when a table of this pointer is gone."""
@@ -85,9 +89,20 @@ class Store:
 
     def pointers(self, session: Session, owner: str, kind: str) -> list[Pointer]:
         """All pointers of a kind, oldest first, doubles dropped."""
+        return self._pointers(session, owner, kind, "order by token, seq")
+
+    def pointers_since(
+        self, session: Session, owner: str, kind: str, place: tuple[int, int], others: Iterable[str]
+    ) -> list[Pointer]:
+        """Those after (token, seq), and `others` by their ids: what has become of years of runs is not read."""
+        token, seq = place
+        later = f"token > {token} or (token = {token} and seq > {seq}) or id in {in_list(others)}"
+        return self._pointers(session, owner, kind, f"and ({later}) order by token, seq")
+
+    def _pointers(self, session: Session, owner: str, kind: str, which: str) -> list[Pointer]:
         rows = session.rows(
             f"select distinct id, token, seq, parent, detail from {self.table('pointers')} "
-            f"where owner = ? and kind = ? order by token, seq",
+            f"where owner = ? and kind = ? {which}",
             [owner, kind],
         )
         return [Pointer(r[0], owner, kind, int(r[1]), int(r[2]), r[3] or "", json.loads(r[4])) for r in rows]
