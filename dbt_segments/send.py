@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import random
 import re
 import ssl
@@ -290,6 +291,7 @@ class Sender:
         if body:
             headers = {**headers, "Content-Length": str(len(body))}
         self.stats.add(requests=1, bytes_sent=len(body))
+        _discretion.active = True
         try:
             request = self._client.build_request(
                 method,
@@ -305,6 +307,8 @@ class Sender:
                 response.close()
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise _no_answer(error) from None
+        finally:
+            _discretion.active = False
         return _reply(response.status_code, response.headers, content)
 
     def _chunks(self, body: bytes, deadline: float) -> Iterator[bytes]:
@@ -325,6 +329,23 @@ class Sender:
     def _check(self, deadline: float) -> None:
         if self._clock() > deadline:
             raise httpx.TimeoutException("the request lasted too long")
+
+
+class _Discretion(threading.local):
+    """Whether this thread is sending. What httpx logs of a URL then ends with its host: the rest may be a secret."""
+
+    active = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.active and isinstance(record.args, tuple):
+            record.args = tuple(
+                f"{one.scheme}://{one.netloc.decode()}" if isinstance(one, httpx.URL) else one for one in record.args
+            )
+        return True
+
+
+_discretion = _Discretion()
+logging.getLogger("httpx").addFilter(_discretion.filter)
 
 
 def _longest_s(timeout_s: float) -> float:

@@ -69,7 +69,7 @@ class Call:
 
     method: str
     path: str
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     body: str | bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
