@@ -81,7 +81,7 @@ def receiving() -> Iterator[Receiver]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_PUT = do_PATCH = _take
+        do_POST = do_PUT = do_PATCH = do_DELETE = _take
 
         def log_message(self, format: str, *args: Any) -> None:
             """Keep the test's output clean."""
