@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner, Result
@@ -23,7 +24,7 @@ def test_every_type_is_listed() -> None:
     assert list(found) == list(registry.names())
     assert (found["meta"]["title"], found["meta"]["one_click"]) == (Meta.title, True)
     line = next(line for line in call("list").stdout.splitlines() if line.startswith("meta "))
-    assert line.split("   ")[1:3] == [Meta.title, Meta.version]
+    assert re.split(" {2,}", line)[1:3] == [Meta.title, Meta.version]
     assert line.endswith("   yes")
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from dbt_segments import builds, choose, errors, meta, report, settings
 from dbt_segments.connections import read_connections
 from dbt_segments.destinations import _meta_faults as faults
+from dbt_segments.destinations import registry
 from dbt_segments.destinations.base import ConnectionSettings
-from dbt_segments.destinations.meta import MetaSettings
 from dbt_segments.settings import read_project_settings
 from dbt_segments.state import ledger, pending, schema
 from dbt_segments.values import RunResult
@@ -247,8 +247,16 @@ def test_every_setting_is_documented() -> None:
     assert set(named(page["grants"])) == fields(settings.GrantsBlock)
     assert set(named(page["retention"])) == fields(settings.RetentionBlock)
     assert set(named(page["destinations.yml"])) == fields(ConnectionSettings)
-    own = fields(MetaSettings) - fields(ConnectionSettings)
-    assert set(named(sections("docs/reference/destinations/meta.md")["Settings"])) == own
+    for name in ("meta", "webhook", "files"):
+        model = registry.get(name).settings_model
+        own = {key for key in fields(model) if _differs(model, key)}
+        assert set(named(sections(f"docs/reference/destinations/{name}.md")["Settings"])) == own, name
+
+
+def _differs(model: type[BaseModel], key: str) -> bool:
+    """Whether a setting is the type's own, or has another default there."""
+    common = ConnectionSettings.model_fields.get(key)
+    return common is None or common.default != model.model_fields[key].default
 
 
 def test_the_results_are_documented() -> None:

@@ -87,7 +87,8 @@ def test_an_installed_wheel_is_a_destination(tmp_path: Path) -> None:
         }
         where = ["--project-dir", world.project.path, "--profiles-dir", world.project.path]
         world.write()
-        assert "acme" in run([command, "destinations"], tmp_path)
+        assert re.search(r"^acme\b", run([command, "destinations", "list"], tmp_path), re.MULTILINE)
+        assert "api_key" in run([command, "destinations", "show", "acme"], tmp_path)
         run([command, "validate", *where], tmp_path, ACME_KEY="key-1")
         result = json.loads(run([command, "sync", *where, "--output", "json"], tmp_path, ACME_KEY="key-1"))
         assert [(sync["status"], sync["type"], sync["added"]) for sync in result["syncs"]] == [("success", "acme", 2)]

@@ -58,7 +58,7 @@ class FilesSettings(ConnectionSettings):
     escape_formulas: bool = False
     rows_per_part: int = Field(default=100_000, ge=1, le=1_000_000)
     part_bytes: int = Field(default=64_000_000, ge=10_000, le=256_000_000)
-    storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
+    storage_options: dict[str, Any] | None = Field(default=None, repr=False)
     timeout_s: float = Field(default=300.0, gt=0, le=600)
 
     @field_validator("path")
@@ -143,7 +143,7 @@ class Files(RecordDestination):
         names = self._names
         if names.scheme in LOCAL:
             return Store(LocalFiles(names.root), self._prefix)
-        return Store(RemoteFiles(names.scheme, names.root, dict(self.settings.storage_options)), self._prefix)
+        return Store(RemoteFiles(names.scheme, names.root, dict(self.settings.storage_options or {})), self._prefix)
 
     def fault(self, call: Call, reply: Reply) -> Fault | None:
         if reply.status in (200, 201):

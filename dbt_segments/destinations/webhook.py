@@ -57,7 +57,10 @@ class WebhookSettings(ConnectionSettings):
     """
 
     url: str = Field(repr=False)
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_one_as_list)] = ()
+    secret: Annotated[
+        tuple[SecretStr, ...],
+        BeforeValidator(_one_as_list, json_schema_input_type=SecretStr | list[SecretStr]),
+    ] = ()
     secret_encoding: Literal["base64", "raw"] = "base64"  # noqa: S105  no secret, but how one is written
     signature: Literal["standard", "hex_sha256", "none"] = "standard"
     headers: dict[str, SecretStr] = Field(default_factory=dict)
