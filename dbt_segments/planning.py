@@ -205,7 +205,8 @@ def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
     body = call.body or "\n  ".join(f"{name}: {value}" for name, value in (call.form or {}).items())
     if isinstance(body, bytes):
         body = f"({len(body):,} bytes)"
-    head = f"{call.method} {destination.root()}{call.path} ({batch.total:,} members, {batch.count} shown)"
+    where = destination.root() + ("" if call.private else call.path)
+    head = f"{call.method} {where} ({batch.total:,} members, {batch.count} shown)"
     return f"{head}\n  {body}"
 
 

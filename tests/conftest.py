@@ -21,6 +21,7 @@ _BOTH_IN_CI = (
     "test_inventory",
     "test_histories",
     "test_recovery",
+    "test_records_e2e",
     "test_inside",
     "test_membership",
     "test_upkeep",

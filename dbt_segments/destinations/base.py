@@ -64,6 +64,7 @@ class Call:
     path         below the connection's base URL, or an absolute URL that an earlier reply named
     form         sent form-encoded; `body` is sent as it is (JSON text in UTF-8, or bytes); never both
     safe         may be repeated without harm when its fate is unknown
+    private      its path may be a secret: a plan shows the host only
     timeout_s    None: the connection's own
     """
 
@@ -74,6 +75,7 @@ class Call:
     body: str | bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     safe: bool = True
+    private: bool = False
     timeout_s: float | None = None
 
 

@@ -239,6 +239,7 @@ class Webhook(RecordDestination):
             query=dict(parse_qsl(parts.query, keep_blank_values=True)),
             body=body,
             headers={"Content-Type": "application/json; charset=utf-8", "webhook-id": event_id},
+            private=True,
         )
 
     def _stamp(self) -> str:
