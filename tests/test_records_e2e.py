@@ -1,4 +1,4 @@
-"""Whole syncs to a webhook and to files, on both warehouses: whom the receiver has in the end, and what the files say."""
+"""Whole syncs to a webhook and to files, on both warehouses: what the receiver has and the files say in the end."""
 
 from __future__ import annotations
 
