@@ -94,6 +94,8 @@ class Resolver:
             self._refuse_second_sync(session, sync, known)
             intended = self._intended(session, sync)
         account = self._destination.account()
+        if self._destination.records:
+            return self._resolve_records(sync, known)
         if known is not None:
             if known.account and known.account != account:
                 raise AudienceHeldError(
@@ -112,6 +114,19 @@ class Resolver:
         if sync.audience_id is not None:
             return self._adopt(sync, self._play(self._destination.get(sync.audience_id)))
         return self._find(sync, intended) or self._create(sync, intended)
+
+    def _resolve_records(self, sync: Sync, known: Recorded | None) -> Audience:
+        """What stands for an audience where there is none. What was sent to one account says nothing of another."""
+        account = self._destination.account()
+        if known is None:
+            self._record(sync, Audience(sync.id), "created", "")
+        elif known.account != account:
+            raise AudienceHeldError(
+                f"{sync.id}: its records are in {known.account}, the connection now names {account}",
+                code="account_changed",
+                hint="restore the connection, or give the sync a new `id:` to begin there with everybody",
+            )
+        return Audience(sync.id)
 
     def _session(self) -> AbstractContextManager[Session]:
         return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)

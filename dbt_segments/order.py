@@ -290,7 +290,8 @@ def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Coding, rows: str) -> 
     limits = coding.destination.limits
     if limits.body_bytes is None:
         return limits.members
-    longest = count(bench, f"select max(strlen(payload)) from ({rows})")
+    # One row that is too long for any body must not make every batch one row; it is refused by itself.
+    longest = count(bench, f"select max(strlen(payload)) from ({rows}) where strlen(payload) <= {limits.body_bytes}")
     return max(1, min(limits.members, (limits.body_bytes - _ENVELOPE_BYTES) // (max(longest, 1) + 1)))
 
 

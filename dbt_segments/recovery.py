@@ -97,15 +97,12 @@ class Recovery:
         """Ask for the outcome of every running job, and fold those that ended."""
         with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
             known = recorded(session, self._store, self._sync)
-        audience = Audience(self._sync.id) if self._destination.records else None
-        if known is not None:
-            audience = known.audience
-        if audience is None:
+        if known is None:
             return
         rows: list[dict[str, Any]] = []
         for generation in generations:
             for batch in generation.open_batches:
-                event = self._ask(sender, audience, generation, batch)
+                event = self._ask(sender, known.audience, generation, batch)
                 rows += [event] if event else []
         if not rows:
             return

@@ -372,8 +372,6 @@ class SyncRun:
             self._notes.insert(0, hint)
 
     def _audience(self, lock: Lock, sender: Sender) -> Audience:
-        if self._destination.records:
-            return Audience(self._sync.id)
         resolver = Resolver(
             self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
         )

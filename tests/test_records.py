@@ -12,7 +12,7 @@ import pytest
 from dbt_segments import pipeline, retry
 from dbt_segments.sandbox import Serving
 from tests.projects import Warehouse
-from tests.scripted.records import RecordsPlatform, serve_records
+from tests.scripted.records import Records, RecordsPlatform, serve_records
 from tests.world import World, make_world
 
 SYNC = "shop.vip.crm"
@@ -263,6 +263,19 @@ def test_a_lost_answer_is_mended(world: World, platform: RecordsPlatform, fault:
 
 
 # -- the whole entity, plans, mistakes ------------------------------------------------------------------------
+
+
+def test_another_account_holds(world: World, platform: RecordsPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one account holds says nothing of another one: nothing is sent there until the sync has a new id."""
+    world.sync()
+    monkeypatch.setattr(Records, "account", lambda self: "crm-2")
+    world.segment([1, 3])
+    said(platform)
+    result = world.sync()
+    assert (result.status, result.reason.split(":")[0], said(platform)) == ("held", "account_changed", [])
+    mapped(world, "mirror", id="crm-2")
+    assert world.sync().counts.added == 2
+    assert set(held(platform, "crm-2")) == {"1", "3"}
 
 
 def test_a_whole_entity_is_synced(world: World, platform: RecordsPlatform) -> None:
