@@ -46,7 +46,8 @@ def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
     for sync_id in (sync.id, *sync.former_ids):
         rows = session.rows(
             f"select audience_id, name, mark, account from {store.table('audiences')} "
-            f"where sync_id = ? and event in ('created', 'adopted') order by recorded_at desc, token desc limit 1",
+            f"where sync_id = ? and event in ('created', 'adopted', 'records') "
+            f"order by recorded_at desc, token desc limit 1",
             [sync_id],
         )
         if rows:
@@ -119,7 +120,7 @@ class Resolver:
         """What stands for an audience where there is none. What was sent to one account says nothing of another."""
         account = self._destination.account()
         if known is None:
-            self._record(sync, Audience(sync.id), "created", "")
+            self._record(sync, Audience(sync.id), "records", "")
         elif known.account != account:
             raise AudienceHeldError(
                 f"{sync.id}: its records are in {known.account}, the connection now names {account}",

@@ -69,7 +69,7 @@ def _cell(sync: ListedSync) -> str:
     """`on, success`; a classic sync says its mode; one without an audience says so once it has run."""
     words = [*([] if sync.one_click else [f"classic {sync.mode}"]), "on" if sync.enabled else "off"]
     words.append(sync.last_status or "never")
-    if sync.last_status and not sync.audience_id:
+    if sync.one_click and sync.last_status and not sync.audience_id:
         words.append("no audience")
     return ", ".join(words)
 

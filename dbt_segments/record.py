@@ -130,7 +130,7 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
     return StatusRow(
         sync_id=sync.id,
         destination=sync.connection.name,
-        audience_id=known.audience.id if known else None,
+        audience_id=known.audience.id if known and not sync.keys else None,
         audience_name=known.audience.name if known else sync.audience_name,
         members=numbers.get("present", 0),
         pending=numbers.get("perhaps", 0),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import pipeline, retry
+from dbt_segments import inventory, pipeline, retry
 from dbt_segments.sandbox import Serving
 from tests.projects import Warehouse
 from tests.scripted.records import Records, RecordsPlatform, serve_records
@@ -63,8 +63,11 @@ def said(platform: RecordsPlatform) -> list[tuple[str, Any]]:
 
 
 def test_a_mirror_upserts_and_deletes(world: World, platform: RecordsPlatform) -> None:
-    """Who is in is there with today's values, who left is deleted, and nothing else is sent."""
+    """Who is in is there with today's values, who left is deleted, and nothing else is sent; there is no audience."""
     first = world.sync()
+    (known,) = pipeline.status(world.request()).syncs
+    assert (known.members, known.audience_id, known.audience_name) == (2, None, "")
+    assert inventory.audiences(world.request().options) == ()
     assert (first.status, first.counts.added, first.audience_id, first.audience_name) == ("success", 2, None, "")
     assert held(platform) == {"1": {"Mail": ADA, "Vip": True}, "2": {"Mail": BOB, "Vip": True}}
     assert said(platform) == [("upsert", 1), ("upsert", 2)]
