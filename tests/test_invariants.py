@@ -436,6 +436,19 @@ def test_5_a_leaver_is_removed_under_what_was_sent(world: World, fate: str) -> N
     assert world.held() == {email(BOB)}
 
 
+def test_5_an_identifier_that_is_no_longer_sent_is_removed(world: World) -> None:
+    """With a shorter list of identifiers the phones that were sent leave, those of leavers too."""
+    world.customers([(1, ADA, LANDLINE), (2, BOB, MOBILE)])
+    world.segment([1, 2])
+    world.sync()
+    assert world.held() == {email(ADA), email(BOB), phone("12015550101"), phone("12015550102")}
+    world.segments = {"vip": {"destinations": [{"to": "meta", "identifiers": ["email"]}]}}
+    world.segment([1])
+    assert world.sync().status == "success"
+    assert world.held() == {email(ADA)}
+    assert world.sync().status == "noop"
+
+
 def test_5_what_was_sent_stays_on_record_until_its_removal_is_confirmed(world: World) -> None:
     """An e-mail changes while removals fail, then changes again: both earlier ones are gone in the end."""
     world.customers([(1, ADA), (2, BOB)])
