@@ -5,7 +5,10 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3.10 python
 PIP := .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check install --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint clean
+MEMBERS ?= 100000
+RUNS ?= 3
+
+.PHONY: demo test lint bench clean
 
 demo: .venv/demo
 	.venv/bin/dbt-segments demo
@@ -17,6 +20,9 @@ lint: .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+bench: .venv/test
+	.venv/bin/python -m benchmarks --members $(MEMBERS) --runs $(RUNS)
 
 clean:
 	rm -rf .venv

@@ -9,11 +9,9 @@ resident memory, and its ratio to that of the first size.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pathlib import Path
 import duckdb
 import yaml
 
+from benchmarks.process import measured, sync_command
 from tests.projects import DuckDBWarehouse, make_project
 from tests.world import World
 
@@ -71,19 +70,8 @@ def _world(members: int, folder: Path, url: str) -> World:
 
 
 def _sync(world: World, members: int, what: str) -> Measure:
-    folder = str(world.project.path)
-    command = [sys.executable, "-m", "dbt_segments", "sync", "--now", "--project-dir", folder, "--profiles-dir", folder]
-    started = time.monotonic()
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - started
-        output.seek(0)
-        text = output.read()
-    if process.returncode != 0:
-        raise RuntimeError(f"the sync ended with {process.returncode}:\n{text}")
-    return Measure(members, what, seconds, usage.ru_maxrss / 1024, text.splitlines()[0])
+    cost = measured(sync_command(world.project.path))
+    return Measure(members, what, cost.seconds, cost.peak_mb, cost.output.splitlines()[0])
 
 
 @contextmanager

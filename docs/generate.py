@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.results import table
 from dbt_segments import cli, demo
 from dbt_segments.destinations import registry
 from dbt_segments.identifiers.attempt import attempt
@@ -165,6 +167,11 @@ def _identifiers(type_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _benchmarks(argument: str) -> str:
+    """The table of the figures in docs/benchmarks.json, which `python -m benchmarks` wrote."""
+    return _fenced(table(json.loads((ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))), "text")
+
+
 def _in_clear(name: str, example: str, rule: Rule) -> str:
     """What of an American's value is hashed or sent: the same rule is asked not to hash."""
     row = {"identifier": name, "value": example, "country": "US"}
@@ -177,6 +184,7 @@ _SOURCES: dict[str, Callable[[str], str]] = {
     "sample": _sample,
     "help": _help,
     "identifiers": _identifiers,
+    "benchmarks": _benchmarks,
 }
 
 
