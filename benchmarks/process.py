@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 _SHOWN = 4000
+
+# The peak of a new process counts that of the process which started it, so a small one starts what is measured.
+_LAUNCHER = """
+import json, os, sys, time
+began = time.monotonic()
+_, status, usage = os.wait4(os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ), 0)
+cost = [time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]
+with open(sys.argv[1], "w") as file:
+    json.dump(cost, file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 @dataclass(frozen=True)
@@ -27,24 +37,16 @@ class Cost:
 
 def measured(command: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Cost:
     """Run a command to its end. Raises RuntimeError with the end of what it said where it fails."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            command, stdout=output, stderr=errors, cwd=folder, env={**os.environ, **(environment or {})}
+    with tempfile.NamedTemporaryFile("r") as figures:
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, figures.name, *command]
+        done = subprocess.run(
+            launch, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - started
-        text = _read(output)
-        if process.returncode != 0:
-            said = (text + _read(errors))[-_SHOWN:]
-            raise RuntimeError(f"the command ended with {process.returncode}:\n{said}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text)
-
-
-def _read(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr)[-_SHOWN:]
+            raise RuntimeError(f"the command ended with {done.returncode}:\n{said}")
+        seconds, cpu_s, peak_mb = json.load(figures)
+    return Cost(seconds, cpu_s, peak_mb, done.stdout)
 
 
 def sync_command(project: Path) -> list[str]:

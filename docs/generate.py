@@ -168,8 +168,9 @@ def _identifiers(type_name: str) -> str:
 
 
 def _benchmarks(argument: str) -> str:
-    """The table of the figures in docs/benchmarks.json, which `python -m benchmarks` wrote."""
-    return _fenced(table(json.loads((ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))), "text")
+    """The table of figures that `python -m benchmarks` wrote; the argument names their file."""
+    figures = (ROOT / "docs" / "benchmarks" / f"{argument}.json").read_text(encoding="utf-8")
+    return _fenced(table(json.loads(figures)), "text")
 
 
 def _in_clear(name: str, example: str, rule: Rule) -> str:

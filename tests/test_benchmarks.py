@@ -75,12 +75,11 @@ def test_the_sink_counts_and_keeps() -> None:
         assert counts["body_bytes"] == len(body) + 35
         server.reset(keep=True)
         assert (server.counts()["requests"], server.members()) == (0, {"a", "b", "c"})
-        removal = {"method": "DELETE", "payload": json.loads(payload)}
-        post(f"{server.url}/v26.0/1/users", json.dumps(removal).encode(), "application/json")
+        removal = json.dumps({"method": "DELETE", "payload": json.loads(payload)})
+        post(f"{server.url}/v26.0/1/users", removal.encode(), "application/json")
         assert server.members() == {"c"}
-        post(
-            f"{server.url}/v26.0/1/users", urlencode({"payload": '{"data":[["c"]]}', "method": "DELETE"}).encode(), form
-        )
+        removal = urlencode({"payload": '{"data":[["c"]]}', "method": "DELETE"})
+        post(f"{server.url}/v26.0/1/users", removal.encode(), form)
         assert server.members() == set()
         post(f"{server.url}/rows", b'[["x"]]', "application/json")
         server.reset()
@@ -135,7 +134,7 @@ def test_ratios_are_of_the_same_turn() -> None:
     ("said", "reason"),
     [
         (
-            "ERROR: Ignored the following versions that require a different python version: 0.1.1 Requires-Python >=3.12\n"
+            "ERROR: Ignored the following versions: 0.1.0 Requires-Python >=3.12; 0.1.1 Requires-Python >=3.12\n"
             "ERROR: No matching distribution found for acme",
             "needs Python >=3.12",
         ),
@@ -152,6 +151,14 @@ def test_a_command_that_fails_is_no_measure() -> None:
     """A tool's error is never taken for a fast sync."""
     with pytest.raises(RuntimeError, match="ended with 3:\nwhy"):
         measured([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"])
+
+
+def test_the_peak_is_that_of_the_command() -> None:
+    """Not that of whoever measures: a small process stays small beside a large one."""
+    held = bytearray(300_000_000)
+    cost = measured([sys.executable, "-c", "print('done')"])
+    assert (cost.output, len(held)) == ("done\n", 300_000_000)
+    assert 0 < cost.peak_mb < 100
 
 
 @pytest.mark.slow
