@@ -36,11 +36,15 @@ class Cost:
 
 
 def measured(command: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Cost:
-    """Run a command to its end. Raises RuntimeError with the end of what it said where it fails."""
+    """Run a command to its end. Raises RuntimeError with the end of what it said where it fails.
+
+    Python may keep what it compiled, whatever the shell says: else every start compiles all modules again.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.NamedTemporaryFile("r") as figures:
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, figures.name, *command]
         done = subprocess.run(
-            launch, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
+            launch, cwd=folder, env={**inherited, **(environment or {})}, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             said = (done.stdout + done.stderr)[-_SHOWN:]

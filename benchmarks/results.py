@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_HEAD = ("sync", "tool", "seconds", "from - to", "x limit", "cpu s", "peak MB", "requests", "rows", "MB sent",
+_HEAD = ("sync", "tool", "seconds", "from - to", "x limit", "cpu s", "x limit", "peak MB", "requests", "rows", "MB sent",
          "missing", "left over")  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def _cells(name: str, sync: Mapping[str, Any]) -> tuple[str, ...]:
         f"{low:.2f} - {high:.2f}",
         f"{sync['times_the_limit']:.1f}",
         f"{sync['cpu_s']:.2f}",
+        f"{sync['cpu_times_the_limit']:.1f}",
         f"{sync['peak_mb']:,}",
         f"{sync['requests']:,}",
         f"{sync['rows']:,}",

@@ -157,19 +157,17 @@ class Sink:
 def running() -> Iterator[Sink]:
     """A server in another process, on a free loopback port."""
     command = [sys.executable, "-m", "benchmarks.sink"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        try:
-            yield Sink(process.stdout.readline().strip())
-        finally:
-            process.terminate()
+        yield Sink(process.stdout.readline().strip())
 
 
 def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()  # ends with the process that started this one, however that ends
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ def limit() -> Tool:
     )
 
 
-def fresh(template: Path, folder: Path) -> None:
-    """A folder with a copy of the warehouse and nothing else."""
-    folder.mkdir()
-    shutil.copy(template, folder / WAREHOUSE)
+def fresh(template: Path, folder: Path, name: str) -> Path:
+    """A new folder below `folder` with a copy of the warehouse and nothing else."""
+    home = folder / f"run-{name.replace(' ', '-')}"
+    home.mkdir()
+    shutil.copy(template, home / WAREHOUSE)
+    return home

@@ -120,6 +120,7 @@ def test_ratios_are_of_the_same_turn() -> None:
         "seconds_range": [2.0, 40.0],
         "times_the_limit": 2.0,
         "cpu_s": 1.5,
+        "cpu_times_the_limit": 2.0,
         "server_cpu_s": 0.5,
         "peak_mb": 100,
         "requests": 1,
