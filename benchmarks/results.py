@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_HEAD = ("sync", "tool", "seconds", "from - to", "x limit", "cpu s", "x limit", "peak MB", "requests", "rows", "MB sent",
-         "missing", "left over")  # fmt: skip
+_HEAD = (
+    *("sync", "tool", "seconds", "from - to", "x limit", "cpu s", "x limit", "peak MB"),
+    *("requests", "rows", "MB sent", "missing", "left over"),
+)
 
 
 def table(results: Mapping[str, Any]) -> str:
