@@ -26,6 +26,7 @@ from dbt_segments import cli, demo
 from dbt_segments.destinations import registry
 from dbt_segments.identifiers.attempt import attempt
 from dbt_segments.identifiers.rules import Rule
+from tests.sabotage.cases import SABOTAGES
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(?P<start><!-- generated: (?P<what>[^>]+?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
@@ -173,6 +174,12 @@ def _benchmarks(argument: str) -> str:
     return _fenced(table(json.loads(figures)), "text")
 
 
+def _sabotages(invariant: str) -> str:
+    """What breaks an invariant in the sabotages, and the test that notices it."""
+    rows = [f"| {one.says} | `{one.test}` |" for one in SABOTAGES if one.invariant == int(invariant)]
+    return "\n".join(["| if in the product | then this fails |", "| --- | --- |", *rows]) + "\n"
+
+
 def _in_clear(name: str, example: str, rule: Rule) -> str:
     """What of an American's value is hashed or sent: the same rule is asked not to hash."""
     row = {"identifier": name, "value": example, "country": "US"}
@@ -186,6 +193,7 @@ _SOURCES: dict[str, Callable[[str], str]] = {
     "help": _help,
     "identifiers": _identifiers,
     "benchmarks": _benchmarks,
+    "sabotages": _sabotages,
 }
 
 
