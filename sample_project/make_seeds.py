@@ -3,7 +3,8 @@
 Nobody in them exists. E-mail addresses are at example.com, example.org and example.net (RFC 2606), phone numbers are of
 the ranges that each country keeps for fiction: 555-01xx (US), Ofcom's drama numbers (GB), the Bundesnetzagentur's
 (DE), ARCEP's (FR), PTS's (SE) and ACMA's (AU). On purpose they are as untidy as a real shop's: countries as words and
-codes, phones with and without country code, e-mails in mixed case, couples who share one, cells that hold no value.
+codes, phones with and without country code, e-mails in mixed case, couples who share one, cells that hold no value,
+customers of no company and of no support rep.
 """
 
 from __future__ import annotations
@@ -69,6 +70,21 @@ LAST_NAMES = (
     "Andersson Baker Çelik D'Arcy Evans Fröhlich García Håkansson Ito Jones Krüger Lefèvre Müller Nguyen "
     "O'Brien Petit Quinn Rossi Smith-Jones Taylor Ünal Vogel Weiß Young Zimmermann"
 ).split()
+COMPANIES = (
+    "Ångström & Söner",
+    "Bäckerei Weiß GmbH",
+    "Café São Bento",
+    "Drury Lane Books Ltd.",
+    "Émile et Filles",
+    "Fjällstigens Cykel",
+    "Gulf St. Outfitters",
+    "Hafenkontor KG",
+    'Inkwell "Fine" Papers',
+    "Jardins d'Orléans",
+    "Kiln, Clay & Co.",
+    "Lumière SARL",
+)
+EMPLOYEES = (("Astrid", "Lind"), ("Benoît", "Moreau"), ("Clara", "Hoffmann"), ("Dev", "Patel"), ("Esmé", "O'Hara"))
 DOMAINS = ("example.com", "example.org", "example.net")
 NO_EMAIL = ("", "n/a", "none", "ada@", "two@example.com; three@example.com")
 NO_PHONE = ("", "unknown", "0", "+", "555")
@@ -82,8 +98,15 @@ def make() -> dict[str, list[dict[str, object]]]:
     orders = [order for customer in customers for order in _orders(int(str(customer["customer_id"])), chance)]
     orders.sort(key=lambda order: (order["ordered_on"], order["customer_id"]))
     numbered = [{"order_id": 10_000 + number, **order} for number, order in enumerate(orders, 1)]
+    _assign(customers, random.Random(1))
     opt_outs = [{"customer_id": number, "opted_out_on": date(2026, 9, number % 28 + 1)} for number in (7, 31, 58, 93)]
-    return {"raw_customers": customers, "raw_orders": numbered, "raw_opt_outs": opt_outs}
+    return {
+        "raw_customers": customers,
+        "raw_orders": numbered,
+        "raw_opt_outs": opt_outs,
+        "raw_companies": _companies(random.Random(2)),
+        "raw_employees": _employees(),
+    }
 
 
 def _customer(number: int, chance: random.Random) -> dict[str, object]:
@@ -128,6 +151,37 @@ def _share_emails(customers: list[dict[str, object]]) -> None:
     """A few couples share one address, written in another case: one of two may leave a segment."""
     for one, other in ((4, 5), (18, 40), (62, 63), (75, 101)):
         customers[other - 1]["email"] = str(customers[one - 1]["email"]).upper()
+
+
+def _assign(customers: list[dict[str, object]], chance: random.Random) -> None:
+    """Two of five customers buy for a company; nine of ten have a support rep."""
+    for customer in customers:
+        customer["company_id"] = chance.randint(1, len(COMPANIES)) if chance.random() < 0.4 else ""
+        customer["support_rep_id"] = chance.randint(1, len(EMPLOYEES)) if chance.random() < 0.9 else ""
+
+
+def _companies(chance: random.Random) -> list[dict[str, object]]:
+    return [
+        {
+            "company_id": number,
+            "company_name": chance.choices((name, name.upper(), f"{name} "), (80, 10, 10))[0],
+            "domain": f"{_ascii(name.split()[0]).strip(',').lower()}.{chance.choice(DOMAINS)}",
+            "country": chance.choice(chance.choice(PLACES).spellings),
+        }
+        for number, name in enumerate(COMPANIES, 1)
+    ]
+
+
+def _employees() -> list[dict[str, object]]:
+    return [
+        {
+            "employee_id": number,
+            "name": f"{first} {last}",
+            "email": f"{_ascii(first).lower()}.{_ascii(last).replace(chr(39), '').lower()}@example.com",
+            "hired_on": date(2019 + number, 3, 1),
+        }
+        for number, (first, last) in enumerate(EMPLOYEES, 1)
+    ]
 
 
 def _orders(customer_id: int, chance: random.Random) -> list[dict[str, object]]:

@@ -113,9 +113,9 @@ def schema(file: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8199, show_default=True, help="0 takes a free one.")
 @click.option("--state", type=click.Path(dir_okay=False), metavar="FILE", help="Keep members in this file.")
 def sandbox(port: int, state: str | None) -> None:
-    """Run ad platforms as a local server with memory.
+    """Run ad platforms, and a receiver of webhooks, as a local server with memory.
 
-    For development targets. Prints its address, shows its audiences there, and serves until Ctrl-C.
+    For development targets. Prints its address, shows its audiences and records there, and serves until Ctrl-C.
 
     \b
     Example:
@@ -124,7 +124,7 @@ def sandbox(port: int, state: str | None) -> None:
     from dbt_segments.sandbox import server
 
     try:
-        server.run(ready=click.echo, port=port, state_file=state)
+        server.run(click.echo, port, server.build(tuple(server.PLATFORMS)), state)
     except OSError as error:
         raise SettingsError(f"sandbox: {error.strerror}", hint="choose another --port or --state") from None
     except ValueError as error:

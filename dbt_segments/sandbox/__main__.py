@@ -20,7 +20,7 @@ def main() -> None:
     gc.set_threshold(50_000, 50, 1_000)
     server.run(
         port=options.port,
-        sandbox=server.build(options.platform or ("meta",)),
+        sandbox=server.build(options.platform or tuple(server.PLATFORMS)),
         state_file=options.state,
         ready=_announce,
     )

@@ -1,4 +1,4 @@
-"""The page at `/`: audiences, how many people are in them, and the last calls. No script, no outside asset."""
+"""The page at `/`: audiences, how many people are in them, records, and the last calls. No script, no outside asset."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def render(sandbox: Sandbox) -> str:
         for platform in sandbox.platforms.values()
         for one in platform.audiences.values()
     ]
+    records = [
+        (name, place, count)
+        for name, platform in sandbox.platforms.items()
+        for place, count in platform.report().get("records", {}).items()
+    ]
     calls = [
         (call["n"], _time(call["at"]), call["method"], call["path"], call["op"], call["rows"], _result(call))
         for call in list(sandbox.calls)[-_LAST:][::-1]
@@ -44,6 +49,7 @@ def render(sandbox: Sandbox) -> str:
         f"<p>{escape(', '.join(sandbox.platforms))}: {len(audiences)} audiences, {sandbox.made} calls. "
         "Reload for news; <code>/_sandbox/state</code> has it as JSON.</p>"
         + _table("Audiences", ("Platform", "Account", "Id", "Name", "Description", "People"), audiences)
+        + (_table("Records", ("Platform", "Path", "Records"), records) if records else "")
         + _table(f"Last {_LAST} calls", ("No.", "Time (UTC)", "Method", "Path", "Operation", "Rows", "Result"), calls)
         + (_table("Sent against the rules", ("Platform", "What"), violations) if violations else "")
         + "</main></body></html>"

@@ -18,8 +18,9 @@ from dbt_segments.sandbox import control
 from dbt_segments.sandbox.app import Sandbox
 from dbt_segments.sandbox.meta import Meta
 from dbt_segments.sandbox.platform import Clock, Platform
+from dbt_segments.sandbox.webhook import Webhook
 
-PLATFORMS: dict[str, type[Platform]] = {"meta": Meta}
+PLATFORMS: dict[str, type[Platform]] = {"meta": Meta, "webhook": Webhook}
 
 
 @dataclass(frozen=True)

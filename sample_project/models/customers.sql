@@ -9,5 +9,7 @@ select
   country,
   ads_consent,
   newsletter,
-  signed_up_on
+  signed_up_on,
+  company_id,
+  support_rep_id
 from {{ ref('raw_customers') }}

@@ -1,0 +1,7 @@
+-- Support reps.
+select
+  employee_id,
+  name,
+  email,
+  hired_on
+from {{ ref('raw_employees') }}

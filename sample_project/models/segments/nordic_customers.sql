@@ -1,0 +1,3 @@
+select customer_id
+from {{ ref('customers') }}
+where country in ('SE', 'SWE', 'Sweden')
