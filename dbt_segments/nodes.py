@@ -146,7 +146,8 @@ def read_nodes(manifest: Mapping[str, Any], catalog: Mapping[str, Any] | None = 
         tags=tags,
         known={uid: tuple(types) for uid, types in known.items()},
         latest=latest,
-        declared=tuple(blocks.declared),
+        # dbt lists nodes as the file system lists files, which differs from machine to machine
+        declared=tuple(sorted(blocks.declared, key=lambda one: one.model.unique_id)),
         problems=tuple(blocks.problems),
         broken=frozenset(blocks.broken),
     )

@@ -1,6 +1,6 @@
 """Writes what the documentation quotes: real output, help texts, and tables that declarations already hold.
 
-    python -m docs.generate            every page, the demo's output included (half a minute)
+    python -m docs.generate            every page, the demo's output included (a minute)
     python -m docs.generate --check    exit code 1 where a page is not up to date; writes nothing
 
 A page asks for a text with a pair of comments, and what stands between them is replaced:
@@ -12,10 +12,13 @@ A page asks for a text with a pair of comments, and what stands between them is 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import json
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +26,7 @@ import click
 
 from benchmarks.results import table
 from dbt_segments import cli, demo
+from dbt_segments.demo import changes
 from dbt_segments.destinations import registry
 from dbt_segments.identifiers.attempt import attempt
 from dbt_segments.identifiers.rules import Rule
@@ -117,21 +121,66 @@ def _screen() -> str:
     return "\n".join(lines)
 
 
+# Part -> the act of the demo, and which of its paragraphs that begin with a command.
+_ACTS = {
+    "first": (1, 0),
+    "files": (1, 1),
+    "again": (2, 0),
+    "change": (3, 0),
+    "hold": (4, 0),
+    "release": (5, 0),
+    "kill": (6, 0),
+    "recovery": (6, 1),
+}
+
+
 def _demo(part: str) -> str:
-    """A part of the demo's screen: `first`, up to the first sync; `change`, from the change to the end."""
-    screen = _screen()
-    first, second, change = (screen.index(f"{act}. ") for act in (1, 2, 3))
-    text = {"first": screen[first:second], "change": screen[change:]}[part]
-    text = text[text.index("$ ") :]
-    return _fenced(text.split("\n\nThe sandbox has:")[0], "console")
+    """A part of the demo's screen; its sandbox is at the port that people use."""
+    act, number = _ACTS[part]
+    paragraphs = re.split(r"^\d\. ", _screen(), flags=re.MULTILINE)[act].split("\n\n")
+    commands = [paragraph for paragraph in paragraphs if paragraph.startswith("$ ")]
+    return _fenced(_PORT.sub("8199", commands[number]), "console")
+
+
+def _edit(name: str) -> str:
+    """What the demo changes in the sample project, as a diff: `day`, `mistake`, `meant`, `next day`."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        for part in ("models", "seeds"):
+            shutil.copytree(demo.SAMPLE / part, project / part)
+        if name == "next day":
+            changes.a_day(project / "seeds")
+        before = _texts(project)
+        _EDITS[name](project)
+        lines: list[str] = []
+        for file, text in _texts(project).items():
+            old, new = before[file].splitlines(keepends=True), text.splitlines(keepends=True)
+            lines += difflib.unified_diff(old, new, file, file, n=0)
+    kept = [line for line in lines if not line.startswith(("--- ", "@@ "))]
+    return _fenced("".join(line.replace("+++ ", "# ", 1) for line in kept), "diff")
+
+
+def _texts(project: Path) -> dict[str, str]:
+    files = sorted(file for file in project.rglob("*") if file.suffix in (".csv", ".sql"))
+    return {file.relative_to(project).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+_EDITS: dict[str, Callable[[Path], object]] = {
+    "day": lambda project: changes.a_day(project / "seeds"),
+    "mistake": changes.break_readers,
+    "meant": changes.narrow_lapsed,
+    "next day": lambda project: changes.a_day(project / "seeds", newest=True),
+}
 
 
 def _sample(names: str) -> str:
     """The YAML of these models, as it stands in the sample project."""
-    schema = (demo.SAMPLE / "models" / "schema.yml").read_text(encoding="utf-8")
-    heading, *models = re.split(r"^  - name: ", schema, flags=re.MULTILINE)
-    chosen = [model for name in names.split() for model in models if model.startswith(f"{name}\n")]
-    return _fenced(heading + "".join(f"  - name: {model}" for model in chosen), "yaml")
+    text = ""
+    for file in ("models/schema.yml", "models/segments/schema.yml"):
+        heading, *models = re.split(r"^  - name: ", (demo.SAMPLE / file).read_text("utf-8"), flags=re.MULTILINE)
+        chosen = [model for name in names.split() for model in models if re.match(rf"{name}\b", model)]
+        text += "".join(f"  - name: {model}" for model in chosen)
+    return _fenced(heading + text, "yaml")
 
 
 def _help(words: str) -> str:
@@ -189,6 +238,7 @@ def _in_clear(name: str, example: str, rule: Rule) -> str:
 
 _SOURCES: dict[str, Callable[[str], str]] = {
     "demo": _demo,
+    "edit": _edit,
     "sample": _sample,
     "help": _help,
     "identifiers": _identifiers,

@@ -430,7 +430,7 @@ def _set(manifest: dict[str, Any], unique_id: str, path: str, value: Any) -> Non
             VIPS,
             "segment.name",
             "lapsed_v1",
-            "models/schema.yml: lapsed_v1: segment.name: segment `lapsed_v1` is also declared by `vips` "
+            "models/schema.yml: vips: segment.name: segment `lapsed_v1` is also declared by `lapsed_v1` "
             "(give each its own name)",
         ),
         (
