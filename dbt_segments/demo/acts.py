@@ -61,7 +61,9 @@ def play(stage: Stage) -> list[str]:
         return wrong
 
     change = changes.a_day(seeds, newest=True)
-    stage.echo(f"\n6. Another day: {change.says}. The platform takes that and does not answer, and the sync is killed\n")
+    stage.echo(
+        f"\n6. Another day: {change.says}. The platform takes that and does not answer, and the sync is killed\n"
+    )
     stage.type("dbt build --quiet")
     stage.kill("dbt-segments sync --now --select newsletter_readers")
     stage.echo("\nNobody knows what arrived, but it was written down before it was sent. The next sync mends it:\n")

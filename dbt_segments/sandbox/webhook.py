@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from dbt_segments.sandbox.faults import Fault
 from dbt_segments.sandbox.people import Codec
@@ -27,7 +27,7 @@ class Webhook(Platform):
     """
 
     name = "webhook"
-    codec: ClassVar[Codec] = Codec({})  # records are found by their keys, and matched with nobody
+    codec = Codec({})  # records are found by their keys, and matched with nobody
 
     def reset(self) -> None:
         super().reset()
