@@ -122,7 +122,7 @@ def _screen() -> str:
 
 
 # Part -> the act of the demo, and which of its paragraphs that begin with a command.
-_ACTS = {
+DEMO_PARTS = {
     "first": (1, 0),
     "files": (1, 1),
     "again": (2, 0),
@@ -136,7 +136,7 @@ _ACTS = {
 
 def _demo(part: str) -> str:
     """A part of the demo's screen; its sandbox is at the port that people use."""
-    act, number = _ACTS[part]
+    act, number = DEMO_PARTS[part]
     paragraphs = re.split(r"^\d\. ", _screen(), flags=re.MULTILINE)[act].split("\n\n")
     commands = [paragraph for paragraph in paragraphs if paragraph.startswith("$ ")]
     return _fenced(_PORT.sub("8199", commands[number]), "console")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 import yaml
 from pydantic import BaseModel
 
-from dbt_segments import builds, choose, errors, meta, report, settings
+from dbt_segments import builds, choose, cli, errors, meta, report, settings
 from dbt_segments.connections import read_connections
 from dbt_segments.destinations import _meta_faults as faults
 from dbt_segments.destinations import registry
@@ -81,10 +83,12 @@ def test_quoted_text_is_real(path: Path, what: str) -> None:
     assert_real(path, what)
 
 
-def test_the_demo_shows_what_the_readme_says() -> None:
-    """The demo runs, and the README quotes its screen: the first sync, and the one after the change."""
+def test_the_demo_shows_what_the_pages_say() -> None:
+    """The demo runs, and README and tutorial quote its screen; the tutorial the whole of it, in order."""
     quoted = [(path, what) for path, what in BLOCKS if what.startswith("demo ")]
-    assert [what for _, what in quoted] == ["demo first", "demo change"]
+    assert [what for path, what in quoted if path == README] == ["demo first", "demo change", "demo hold"]
+    tutorial = [what for path, what in quoted if path == DOCS / "tutorial.md"]
+    assert tutorial == [f"demo {part}" for part in generate.DEMO_PARTS]
     for path, what in quoted:
         assert_real(path, what)
 
@@ -103,6 +107,24 @@ def test_every_command_is_documented() -> None:
     quoted = {what.removeprefix("help ") for what in generate.blocks(read("docs/reference/cli.md"))}
     assert quoted == commands
     assert {word.removeprefix("dbt-segments ") for word in named(sections("README.md")["Commands"])} == commands
+
+
+def typed() -> Iterator[Any]:
+    """Every `dbt-segments` line of the pages' consoles, as words after the program."""
+    for path in PAGES:
+        for text in re.findall(r"^```console\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for line in re.findall(r"^\$ dbt-segments (.+?)(?: &)?$", text, re.MULTILINE):
+                yield pytest.param(shlex.split(line, comments=True), id=f"{path.stem}: {line}")
+
+
+@pytest.mark.parametrize("words", typed())
+def test_what_pages_tell_to_type_can_be_typed(words: list[str]) -> None:
+    """Each command of a console is one that the program has, with options that it takes."""
+    command: click.Command = cli.main
+    while isinstance(command, click.Group):
+        command = command.commands[words[0]]
+        words = words[1:]
+    command.make_context("dbt-segments", list(words))
 
 
 # -- links ----------------------------------------------------------------------------------------------------
@@ -153,7 +175,7 @@ def test_each_invariant_has_its_tests() -> None:
 
 
 def meta_examples() -> Iterator[dict[str, Any]]:
-    for page in ("README.md", "docs/reference/meta.md"):
+    for page in ("README.md", "docs/tutorial.md", "docs/reference/meta.md"):
         for block in yaml_blocks(page):
             for model in block.get("models", ()) if isinstance(block, dict) else ():
                 yield model["config"]["meta"]["dbt_segments"]
