@@ -117,7 +117,7 @@ def typed() -> Iterator[Any]:
                 yield pytest.param(shlex.split(line, comments=True), id=f"{path.stem}: {line}")
 
 
-@pytest.mark.parametrize("words", typed())
+@pytest.mark.parametrize("words", list(typed()))
 def test_what_pages_tell_to_type_can_be_typed(words: list[str]) -> None:
     """Each command of a console is one that the program has, with options that it takes."""
     command: click.Command = cli.main
