@@ -39,6 +39,7 @@ class Recorded:
 
     audience: Audience
     account: str
+    sync_id: str
 
 
 def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
@@ -52,7 +53,7 @@ def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
         )
         if rows:
             found = Audience(rows[0][0], rows[0][1] or "", rows[0][2] or "", rows[0][3] or "")
-            return Recorded(found, found.account)
+            return Recorded(found, found.account, sync_id)
     return None
 
 
@@ -119,15 +120,16 @@ class Resolver:
     def _resolve_records(self, sync: Sync, known: Recorded | None) -> Audience:
         """What stands for an audience where there is none. What was sent to one account says nothing of another."""
         account = self._destination.account()
-        if known is None:
-            self._record(sync, Audience(sync.id), "records", "")
-        elif known.account != account:
+        if known is not None and known.account != account:
             raise AudienceHeldError(
                 f"{sync.id}: its records are in {known.account}, the connection now names {account}",
                 code="account_changed",
                 hint="restore the connection, or give the sync a new `id:` to begin there with everybody",
             )
-        return Audience(sync.id)
+        audience = Audience(known.audience.id if known else sync.id)
+        if known is None or known.sync_id != sync.id:
+            self._record(sync, audience, "records", "")
+        return audience
 
     def _session(self) -> AbstractContextManager[Session]:
         return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)

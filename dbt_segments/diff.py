@@ -49,6 +49,7 @@ class Inputs:
     retention_days  assert again before the platform forgets; None: it does not
     only_refusals   a held sync: nothing but explicit refusals
     removals      False: members who left stay in the audience
+    removes       False: nobody can be taken out, not even who refuses: they stay on record
     """
 
     frozen: Frozen
@@ -63,6 +64,7 @@ class Inputs:
     retention_days: int | None = None
     only_refusals: bool = False
     removals: bool = True
+    removes: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,14 @@ def desired_sql(inputs: Inputs) -> str:
     if inputs.unique:
         shared = ", ".join(have[source] for source in inputs.unique)
         # One that leaves makes its twin count, so this belongs to the hash.
-        frozen = f"(select f.*, row_number() over (partition by {shared} order by f.key) > 1 as twin from {frozen} f)"
+        refused, join = "0", ""
+        if inputs.refusals:  # who is not sent stands in nobody's way
+            refused = "case when q.key is null then 0 else 1 end"
+            join = f"left join (select distinct key from {inputs.refusals.table}) q on q.key = f.key"
+        frozen = (
+            f"(select f.*, row_number() over (partition by {shared}, {refused} order by f.key) > 1 as twin "
+            f"from {frozen} f {join})"
+        )
         twin, marked = "f.twin", ", case when f.twin then '2' else '1' end"
     row_hash = f"md5(concat({literal(inputs.fingerprint)}{marked}{', ' + hashed if hashed else ''}))"
     return f"select f.key, {row_hash} as row_hash, {twin} as twin{columns} from {frozen} f"
@@ -226,8 +235,10 @@ def _look(session: Session, inputs: Inputs) -> str:
     """SQL condition: this member must be looked at. Members of running jobs are left alone."""
     explicit = "coalesce(x.class in ('suppressed', 'refused'), false)"
     if inputs.only_refusals:
+        if not inputs.removes:
+            return "false"
         return f"(not x.running and x.m_status is not null and ({explicit} or x.flagged))"
-    kept = "" if inputs.removals else " and x.class is not null"
+    kept = "" if inputs.removals else " and x.class is not null" if inputs.removes else " and false"
     return (
         f"(not x.running and ((x.wanted and (x.m_status is null or x.old_row_hash is null "
         f"or x.old_row_hash <> x.row_hash or x.forced or x.flagged)) "

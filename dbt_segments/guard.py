@@ -29,6 +29,19 @@ def thresholds(found: Forecast, hold: Hold) -> str | None:
     return None
 
 
+def deletions(count: int, records: int, hold: Hold) -> str | None:
+    """Why a sync that deletes whom its segment names must wait, or None: a broken model would name everybody.
+
+    records  of the entity
+    """
+    if count <= hold.remove_members or count <= hold.remove_fraction * records:
+        return None
+    return (
+        f"too_many_removals: {count:,} of {records:,} records would be deleted (allowed {hold.remove_fraction:.0%}); "
+        f"likely cause: the segment has grown"
+    )
+
+
 def session(requests: int, per_s: float | None, session_s: float | None) -> str | None:
     """Why a replace must not begin, or None: the platform would close its session before the last of its requests.
 

@@ -221,6 +221,8 @@ class _Refresh:
             self.frozens.segment(self.models, self.state, self.bench, segment, keep=True)
         except HeldError as error:
             return f"{error.code}: {error.message}"
+        except WarehouseError as error:  # a view whose rows cannot be computed: its segment only
+            return f"not_readable: {segment.model.name}: {error.message}"
         return None
 
     def _is_current(self, segment: Segment) -> bool:

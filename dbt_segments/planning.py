@@ -76,6 +76,7 @@ class Planner:
             retention_days=coding.destination.retention_days,
             only_refusals=held,
             removals=self.sync.removals,
+            removes=coding.removes or coding.replaces,
         )
         replacing = coding.replaces and not held
         flagged = self._flag(state, bench, coding, inputs)
@@ -200,8 +201,10 @@ def examples(bench: duckdb.DuckDBPyConnection, coding: Coding, audience: Audienc
 
 def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
     flow = destination.push(audience, batch)
-    call = next(flow)
+    call = next(flow, None)
     flow.close()
+    if call is None:
+        return f"({batch.total:,} members; their rows cannot be shown with masked values)"
     body = call.body or "\n  ".join(f"{name}: {value}" for name, value in (call.form or {}).items())
     if isinstance(body, bytes):
         body = f"({len(body):,} bytes)"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from dbt_segments.coding import OPS, Coding, mark_same
-from dbt_segments.destinations.base import Destination, Target
+from dbt_segments.destinations.base import Destination, Op, Target
 from dbt_segments.values import Mapped, Sync
 from dbt_segments.warehouse import literal
 
@@ -86,38 +86,68 @@ class RecordCoding(Coding):
                 select key, twin, {self._complete()} as complete, {values} as said,
                     case when {self._complete()} and not twin then {self._object(self.keys)} end as unit
                 from changes where wanted
-            ) w left join refused_units r on r.kind = '{_UNIT}' and r.value = w.unit
+            ) w left join refused_units r on r.kind = {literal(self._unit_kind)} and r.value = w.unit
             """
         )
+        kind = literal(self._unit_kind)
         bench.execute(
-            f"create table want as select key, '{_UNIT}' as kind, unit as value from encoded where unit is not null"
+            f"create table want as select key, {kind} as kind, unit as value from encoded where unit is not null"
         )
-        said = "unit" if self.once else "concat(unit, chr(30), said)"
         bench.execute(
-            f"create table coded as select key, md5({said}) as sent_hash, unit is not null as usable, suppressed, "
-            f"reason from encoded"
+            f"create table coded as select e.key, {self._sent_hash('e.', 'c.')} as sent_hash, "
+            f"e.unit is not null as usable, e.suppressed, e.reason from encoded e join changes c on c.key = e.key"
         )
         mark_same(bench)
 
     def encode_refused(self, bench: duckdb.DuckDBPyConnection, source: str) -> None:
         bench.execute(
-            f"insert into refused_units select '{_UNIT}', {self._object(self.keys)} from {source} "
+            f"insert into refused_units select {literal(self._unit_kind)}, {self._object(self.keys)} from {source} "
             f"where {self._complete()}"
         )
 
     def rows_sql(self, stage: str) -> str:
         words = dict(self.destination.head(self.where, OPS[stage]))
-        head = literal(json.dumps(words, ensure_ascii=False, separators=(",", ":"))[:-1] + ',"key":')
         if stage == "remove":
-            payload = f"concat({head}, u.value, ',\"values\":null}}')"
+            # What else told the row apart when it was sent, such as a segment's former name, stands in the unit's kind.
+            (asked, word), *_ = words.items()
+            head = literal(_json({asked: word})[:-1])
+            other = f"case when u.kind <> '{_UNIT}' then concat(',', substr(u.kind, 6, length(u.kind) - 6)) else '' end"
+            payload = f"concat({head}, {other}, ',\"key\":', u.value, ',\"values\":null}}')"
             return f"select d.*, {payload} as payload from draft d join removal_units u on u.key = d.key and u.n = d.n"
+        head = literal(_json(words)[:-1] + ',"key":')
         values = "'null'" if self.mode == "delete" else "e.said"
         payload = f"concat({head}, e.unit, ',\"values\":', {values}, '}}')"
         return f"select d.*, {payload} as payload from draft d join encoded e on e.key = d.key"
 
+    @property
+    def _unit_kind(self) -> str:
+        """`key`, and as JSON what else tells rows apart at the destination."""
+        _, *others = self.destination.head(self.where, Op.ADD).items()
+        return f"{_UNIT} {_json(dict(others))}" if others else _UNIT
+
+    def _sent_hash(self, row: str, change: str) -> str:
+        """SQL for what says whether a member must be written again.
+
+        A deletion is told from everything else, so that a sync that changes its mode to or from it begins anew. Who is
+        sent once keeps the hash of then, whatever has changed.
+        """
+        unit = f"concat({literal(self._unit_kind)}, chr(30), {row}unit)"
+        deleted = f"md5(concat('delete', chr(30), {unit}))"
+        if self.mode == "delete":
+            return deleted
+        if not self.once:
+            return f"md5(concat({unit}, chr(30), {row}said))"
+        before = f"{change}old_sent_hash"
+        return f"case when {change}old_status = 'present' and {before} <> {deleted} then {before} else md5({unit}) end"
+
     def _complete(self) -> str:
         """SQL condition on a row of sources: every part of the key is there."""
-        parts = (f"coalesce({self._column(key)}, '') <> ''" for key in self.keys if key.source is not None)
+        columns = [(self._column(key), self._type(key)) for key in self.keys if key.source is not None]
+        parts = [f"coalesce({column}, '') <> ''" for column, _ in columns]
+        # NaN and infinity are no key in JSON.
+        parts += [
+            f"coalesce(isfinite(try_cast({column} as double)), false)" for column, kind in columns if kind == "number"
+        ]
         return "(" + (" and ".join(parts) or "true") + ")"
 
     def _object(self, fields: tuple[Mapped, ...]) -> str:
@@ -155,6 +185,7 @@ def record_coding(sync: Sync, destination: Destination) -> RecordCoding:
     """The coding of a sync to a destination of records."""
     used = {mapped.source for mapped in (*sync.keys, *sync.mapped) if mapped.source}
     keys, fields = tuple(key.field for key in sync.keys), tuple(mapped.field for mapped in sync.mapped)
+    where = Target(sync.id, sync.segment.name, sync.object or "", sync.mode, keys, fields, {})
     said = json.dumps(
         [
             destination.type,
@@ -162,6 +193,7 @@ def record_coding(sync: Sync, destination: Destination) -> RecordCoding:
             sync.object,
             [(mapped.field, mapped.source, mapped.value) for mapped in (*sync.keys, *sync.mapped)],
             len(keys),
+            dict(destination.head(where, Op.ADD)),
         ]
     )
     return RecordCoding(
@@ -172,7 +204,7 @@ def record_coding(sync: Sync, destination: Destination) -> RecordCoding:
         unique=tuple(str(key.source) for key in sync.keys if key.source),
         keys=sync.keys,
         mapped=sync.mapped,
-        where=Target(sync.id, sync.segment.name, sync.object or "", sync.mode, keys, fields, {}),
+        where=where,
         types={},
     )
 
@@ -186,6 +218,10 @@ def _kind(word: str) -> str:
     if word.endswith("]") or word.startswith(_JSON):
         return "json"
     return "number" if word.startswith(_NUMBER) else "text"
+
+
+def _json(value: Mapping[str, str]) -> str:
+    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def _digest(text: str) -> str:

@@ -98,6 +98,8 @@ class SyncRun:
         self._notes: list[str] = []
         # What a sync that a threshold holds would have done.
         self._forecast: Counts | None = None
+        # Of a sync that deletes whom the segment names: how many records the entity has.
+        self._records: int | None = None
 
     # -- plan -------------------------------------------------------------------------------------------------
 
@@ -112,7 +114,7 @@ class SyncRun:
                 return self._held(_audience_of(known), self._forecast or Counts()), ()
             self._is_held_by(made)
             audience = known.audience if known else Audience("(new audience)", self._sync.audience_name)
-            if self._destination.records:
+            if self._destination.records and known is None:
                 audience = Audience(self._sync.id)
             return self._result(made, _audience_of(known)), tuple(
                 examples(bench, made.coding, audience, self._wishes.show)
@@ -276,7 +278,11 @@ class SyncRun:
             frozen = self._frozen(models, state, bench, keep=keep)
             if frozen is None:
                 return None
-            refusals = self._frozens.refusals(models, state, bench, self._sync)
+            # Deleting somebody is what a refusal asks for.
+            deletes = self._destination.records and self._sync.mode == "delete"
+            refusals = None if deletes else self._frozens.refusals(models, state, bench, self._sync)
+            if deletes:
+                self._records = int(models.value(f"select count(*) from {self._sync.entity.model.relation}") or 0)
             if refusals is not None and refusals.doubt is not None and not self._holds:
                 self._hold(refusals.doubt.code, refusals.doubt.message, refusals.doubt.hint)
         except HeldError as error:
@@ -325,6 +331,7 @@ class SyncRun:
             membership.refresh(*args, run_id=self._run_id, tell=self._tell)
         else:
             self._frozens.memberships.setdefault(entity.name, membership.newest(self._project, state, entity))
+            self._note(f"{MEMBERSHIP} is that of the last sync; the next one brings it up to date first")
 
     def _check_rows(self, frozen: Frozen) -> None:
         """Say which rows are no members. Raises HeldError for a segment without any, unless the policy allows it."""
@@ -347,6 +354,8 @@ class SyncRun:
         if self._holds or self._wishes.released:
             return False
         reason = guard.thresholds(made.found, self._sync.hold)
+        if self._records is not None:
+            reason = guard.deletions(made.found.counts.added, self._records, self._sync.hold)
         if reason is None:
             return False
         self._holds.append(reason)

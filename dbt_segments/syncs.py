@@ -165,6 +165,8 @@ def _wrong_kind(item: DestinationItem, platform: type[Destination], segment: Seg
 def _wrong_classic(item: SyncItem, platform: type[Destination], segment: Segment) -> tuple[str, str] | None:
     if item.mode not in platform.modes:
         return f"{platform.type} has no mode `{item.mode}`", f"its modes: {', '.join(platform.modes)}"
+    if item.mode == "replace" and not item.removals:
+        return "a `replace` cannot keep who has left", "use another mode, or leave `removals` out"
     if not platform.records:
         if item.object or item.key or item.fields_:
             return (

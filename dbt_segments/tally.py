@@ -97,7 +97,8 @@ def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: F
         f"""
         with fated as (
             select p.key, p.effect, case
-                when p.phase = 'leave' then {"'accepted'" if whole else "'planned'"}
+                when p.phase = 'leave' or (p.phase = 'replace' and not {whole}) then
+                    {"'accepted'" if whole else "'planned'"}
                 when p.batch is null then 'accepted'
                 when r.seq is not null then 'refused'
                 else coalesce(f.state, 'planned') end as state

@@ -402,6 +402,8 @@ class _DuckDB(Session):
         if data_type == "timestamp with time zone[]":
             item = self.text("item", "timestamp with time zone")
             return f"cast(to_json(list_transform({expression}, lambda item: {item})) as varchar)"
+        if data_type in ("double[]", "float[]"):  # JSON has no word for what is not finite
+            return f"cast(to_json(list_transform({expression}, lambda n: case when isfinite(n) then n end)) as varchar)"
         if data_type.endswith("]"):
             return f"cast(to_json({expression}) as varchar)"
         if data_type.startswith("timestamp with time zone"):

@@ -122,6 +122,50 @@ def test_a_replace_sends_everybody_whenever_anything_changed(world: World, platf
     assert set(held(platform)) == {str(n) for n in range(2, 26)}
 
 
+def test_a_replace_that_broke_is_sent_again(world: World, platform: RecordsPlatform) -> None:
+    """The second of three parts is refused: nothing was swapped in, so nobody counts as there."""
+    assert world.serving is not None
+    mapped(world, "replace")
+    world.customers([(n, f"c{n}@example.com") for n in range(1, 26)])
+    world.segment(range(1, 26))
+    world.serving.sandbox.faults.add({"kind": "status", "match": {"op": "rows"}, "after": 1, "times": 1, "status": 400})
+    broken = world.sync()
+    assert (broken.status, broken.counts.added) == ("failed", 0)
+    world.segment(range(1, 11))
+    assert world.sync(allow_removals=("vip",)).status == "success"
+    assert set(held(platform)) == {str(n) for n in range(1, 11)}
+    assert world.sync().status == "noop"
+
+
+def test_a_replace_keeps_nobody(world: World) -> None:
+    """`removals: false` cannot be kept by it, so the two do not go together."""
+    mapped(world, "replace", removals=False)
+    _, (problem,) = pipeline.validate(world.request())
+    assert "a `replace` cannot keep who has left" in problem.message
+
+
+def test_a_mode_that_sends_once_begins_where_the_last_one_was(world: World, platform: RecordsPlatform) -> None:
+    """After an upsert `create` makes nobody again; `delete` deletes them, and `create` makes them anew."""
+    mapped(world, "upsert")
+    world.sync()
+    said(platform)
+    for mode, word in (("create", []), ("delete", ["delete"]), ("append", ["insert"])):
+        mapped(world, mode)
+        world.sync()
+        assert said(platform) == [(one, number) for one in word for number in (1, 2)], mode
+        assert world.sync().status == "noop"
+
+
+def test_a_broken_segment_deletes_nobody(world: World, platform: RecordsPlatform) -> None:
+    """`delete` holds where it would delete a large share of the entity, and can be released."""
+    mapped(world, "delete")
+    world.customers([(n, f"c{n}@example.com") for n in range(1, 121)])
+    world.segment(range(1, 121))
+    result = world.sync()
+    assert (result.status, result.reason.split(":")[0], said(platform)) == ("held", "too_many_removals", [])
+    assert world.sync(allow_removals=("vip",)).counts.added == 120
+
+
 # -- keys -----------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +277,52 @@ def test_suppressed_members_are_not_sent_and_leave_a_mirror(world: World, platfo
     mapped(world, "mirror", channel="ads")
     world.sync()
     assert set(held(platform)) == set()
+
+
+def test_who_refuses_is_deleted_where_that_is_asked_for(world: World, platform: RecordsPlatform) -> None:
+    """An opt-out stops no deletion."""
+    world.suppress = ["opt_outs"]
+    world.opt_outs([2])
+    mapped(world, "delete")
+    assert world.sync().counts.refused == 0
+    assert said(platform) == [("delete", 1), ("delete", 2)]
+
+
+def test_who_refuses_stays_on_record_where_nobody_is_deleted(world: World, platform: RecordsPlatform) -> None:
+    """An upsert sends them no more and says that it removed nobody; a mirror that takes its place deletes them."""
+    mapped(world, "upsert")
+    world.sync()
+    world.suppress = ["opt_outs"]
+    world.opt_outs([2])
+    said(platform)
+    stopped = world.sync()
+    assert (stopped.status, stopped.counts.removed, stopped.counts.refused, said(platform)) == ("noop", 0, 1, [])
+    mapped(world, "mirror")
+    world.sync()
+    assert said(platform) == [("delete", 2)]
+
+
+def test_a_key_goes_to_who_may_be_sent(world: World, platform: RecordsPlatform) -> None:
+    """The first of two with one key loses consent: the other one takes its place, and the record stays."""
+    world.consent = {"ads": "ads_consent"}
+    mapped(world, "mirror", key="email", fields={"Phone": "phone"}, channel="ads")
+    world.customers([(1, ADA, "1", None, True), (2, ADA, "2", None, True)])
+    world.sync()
+    assert held(platform) == {ADA: {"Phone": "1"}}
+    world.customers([(1, ADA, "1", None, None), (2, ADA, "2", None, True)])
+    world.sync()
+    assert held(platform) == {ADA: {"Phone": "2"}}
+    assert world.sync().status == "noop"
+
+
+def test_a_renamed_model_goes_on_with_its_records(world: World, platform: RecordsPlatform) -> None:
+    """They stay under the id that they were written under."""
+    world.sync()
+    world.segment([1, 3], name="vip2")
+    world.segments = {"vip2": {"renamed_from": ["vip"], **world.segments["vip"]}}
+    assert world.sync().counts.removed == 1
+    assert set(held(platform)) == {"1", "3"}
+    assert set(platform.records) == {SYNC}
 
 
 def test_a_refused_row_costs_itself_only(world: World, platform: RecordsPlatform) -> None:

@@ -94,6 +94,9 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
     whole = all(states[b].state == "accepted" for b in step.generation.phases if b in states) and all(
         b in states for b in step.generation.phases
     )
+    # Half a set was never swapped in: its accepted parts are perhaps there.
+    broken = any(b not in states or states[b].state not in ("accepted", "submitted") for b in step.generation.phases)
+    half = "when p.phase = 'replace' and f.state = 'accepted' then 'unknown' " if broken else ""
     unsent = (
         f"when p.batch is null and p.phase = 'leave' then {literal('accepted' if whole else 'rejected')} "
         "when p.phase = 'owed' then 'planned' when p.batch is null then 'accepted'"
@@ -101,7 +104,7 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
     session.execute(
         f"create table {scratch['rows']} as "
         f"select p.seq, p.phase, p.key, p.wanted, p.row_hash, p.sent_hash, "
-        f"case {unsent} when r.row_seq is not null then 'rejected' else f.state end as fate, "
+        f"case {unsent} when r.row_seq is not null then 'rejected' {half}else f.state end as fate, "
         f"r.class as class "
         f"from {store.table(step.generation.pointer.tables['pending'])} p "
         f"left join {scratch['fate']} f on f.batch = p.batch "
