@@ -196,14 +196,20 @@ def freeze_refusals(
 ) -> Refusals | None:
     """Everybody whom this entity's consent and suppression models exclude now; None where it has neither."""
     models = (*entity.suppress, *suppress)
-    parts = [_suppressed_sql(session, model, entity.key) for model in models]
     columns = _columns(session, entity.model)
+    if entity.key not in columns:
+        raise _key_missing(entity.model, entity)
+    parts = [_suppressed_sql(session, model, entity.key) for model in models]
     key = session.key(f"e.{quote(entity.key)}", columns.get(entity.key, TEXT))
     doubts = [_doubt(session, entity, model, part, key) for model, part in zip(models, parts, strict=True)]
     consent = entity.consent.get(channel) if channel else None
     if consent is not None:
         if consent not in columns:
-            raise HeldError("consent_missing", f"{entity.model.relation} has no consent column {consent}")
+            raise HeldError(
+                "consent_missing",
+                f"{entity.model.name}: no consent column {consent}",
+                hint=f"correct `consent` in the meta of {entity.model.name}",
+            )
         said = f"lower({session.text(f'e.{quote(consent)}', columns[consent])})"
         parts.append(
             f"select {key} as key, case when {said} in ('false', 'f', '0', 'no', 'n') then 2 else 3 end as rank "
@@ -238,6 +244,14 @@ def refusals_owner(entity: Entity, channel: str | None) -> str:
 def _fresh(store: Store, kind: str, owner: str) -> str:
     """A name with the time in it, so that what dead runs left can be told from what live ones use."""
     return f"{store.name(kind, owner, int(time.time()), 0)}_{secrets.token_hex(4)}"
+
+
+def _key_missing(model: Model, entity: Entity) -> HeldError:
+    return HeldError(
+        "key_missing",
+        f"{model.name}: no column {entity.key}, the key of {entity.name}",
+        hint=f"rename the column, or correct `key` in the meta of {entity.model.name}",
+    )
 
 
 def _doubt(session: Session, entity: Entity, model: Model, keys: str, entity_key: str) -> HeldError | None:
@@ -304,12 +318,13 @@ class _Shape:
         shape = cls(segment, wanted, own, _columns(session, entity.model), related)
         for columns, model in ((shape.segment_columns, segment.model), (shape.entity_columns, entity.model)):
             if entity.key not in columns:
-                raise HeldError("key_missing", f"{model.name}: no column {entity.key}, the key of {entity.name}")
+                raise _key_missing(model, entity)
         for source in wanted:
             if shape.origin(source) is None:
                 raise HeldError(
                     "column_missing",
                     f"{segment.model.name}: neither it nor {entity.model.name} has a column {source}",
+                    hint=f"correct the identifiers and fields of the syncs of {segment.model.name}",
                 )
         return shape
 

@@ -31,10 +31,10 @@ CONNECTIONS = """\
 """
 
 CI_HINT = """\
-in CI, after the build, with a state that must be there already:
-  dbt build --target prod
-  dbt-segments validate
-  dbt-segments sync --target prod --vars '{dbt_segments: {require_state: true}}'"""
+in CI, with a state that must be there already (the build syncs what it built):
+  dbt parse --target prod
+  dbt-segments validate --target prod
+  dbt build --target prod --vars '{dbt_segments: {require_state: true}}'"""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def overview(options: Options) -> Overview:
     with projects.read_state(options) as reading:
         known = _known(reading)
     segments = {segment.name: segment.entity.name for segment in reading.registry.segments}
+    segments |= {sync.segment.name: sync.entity.name for sync in reading.registry.syncs if sync.segment.whole}
     if reading.narrowed:
         chosen = {sync.segment.name for sync in reading.syncs}
         segments = {name: entity for name, entity in segments.items() if name in chosen}

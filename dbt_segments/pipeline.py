@@ -11,7 +11,7 @@ import functools
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -20,12 +20,13 @@ from dbt_segments import cadence, membership, owners, record
 from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
-from dbt_segments.errors import Problem, SegmentsError
+from dbt_segments.errors import ConfigError, Problem, SegmentsError
 from dbt_segments.frozens import Frozens
 from dbt_segments.hints import Missing
 from dbt_segments.project import Project
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
+from dbt_segments.spelling import suggest
 from dbt_segments.state import locks
 from dbt_segments.state.upkeep import Rubbish
 from dbt_segments.syncing import SyncRun, Wishes
@@ -117,6 +118,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
         sending = sends and project.may_send
         told = functools.partial(progress, "")
+        _check_released(request.allow_removals, project.registry.syncs)
         if sending:
             owners.grant_reading(project, request.lock_timeout_s)
         with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
@@ -128,6 +130,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                 except SegmentsError as error:
                     result, shown = _failed(item, error), ()
                 except Exception as error:  # one bug must not keep the other audiences from being updated
+                    _end_if_interrupted(error)
                     bug = error
                     result, shown = _bug(item, error), ()
                 if sends and not project.may_send and result.status != "failed":
@@ -146,6 +149,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                 except SegmentsError as error:
                     told(f"warning: {error.message}")
                 except Exception as error:  # what was sent must still be reported
+                    _end_if_interrupted(error)
                     bug = bug or error
         run = RunResult(run_id, started.isoformat(timespec="seconds"), time.monotonic() - clock, tuple(results))
         if sends:
@@ -153,6 +157,23 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     if bug is not None:
         raise bug
     return run, requests
+
+
+def _end_if_interrupted(error: Exception) -> None:
+    """Raise the KeyboardInterrupt that DuckDB swallows where Ctrl-C meets one of its statements."""
+    if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
+        raise KeyboardInterrupt from None
+
+
+def _check_released(names: tuple[str, ...], syncs: Iterable[Sync]) -> None:
+    """Raises ConfigError for an `--allow-removals` that releases nothing."""
+    known = {name for item in syncs for name in (item.id, item.segment.name)}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"--allow-removals {name}: there is no such sync or segment",
+                hint=suggest(name, known) or "give a sync id, or a segment's name for all its syncs",
+            )
 
 
 class _Turn:

@@ -163,6 +163,9 @@ def _sync(command: Command) -> bool:
         from dbt_segments.inside import sync_built
 
         code = sync_built(command)
+    except KeyboardInterrupt:
+        tell("interrupted; the next run finishes what was under way", "error")
+        raise
     except Exception as error:
         tell(f"nothing is synced: {type(error).__name__}: {error}", "error")
         code = 2

@@ -213,7 +213,8 @@ def open_project(
             if alone:
                 stack.enter_context(locks.file_lock(state_profile.path, lock_timeout_s, tell))
         with _started(state, lock_timeout_s) as session:
-            known = schemas.exists(session, schema)
+            # Commands that only look make an empty state too: what counts is whether anything was ever sent.
+            known = schemas.exists(session, schema) and schemas.has_audiences(session, schema)
             if settings.require_state and not known and not anew:
                 raise StateError(
                     f"no state in schema {schema}, and vars.dbt_segments.require_state is true",

@@ -104,4 +104,5 @@ def _checked(opened: Opened, item: dict[str, Any], left: tuple[str, ...] = ()) -
                 for one in mistakes(error, SyncItem)
             )
         ) from None
+    refuse(opened, item, "syncs")
     return Proposal(opened, "syncs", item, left)

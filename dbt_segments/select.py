@@ -152,6 +152,8 @@ class _Finder:
                     names.setdefault(name, set()).add(uid)
         for segment in self._registry.segments:
             names.setdefault(segment.name, set()).add(segment.model.unique_id)
+        for entity in self._registry.entities:
+            names.setdefault(entity.name, set()).add(entity.model.unique_id)
         return names
 
     def _segments_called(self, value: str) -> set[str]:

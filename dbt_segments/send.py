@@ -370,7 +370,10 @@ def _no_answer(error: Exception) -> DestinationError:
         return DestinationError(f"the request could not be made ({type(error).__name__})", code="request")
     # Here nothing was sent, yet it counts as unknown: a proxy in between may have said so.
     never_sent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
-    return UnknownError(f"no answer ({type(error).__name__})", code=CONNECT if never_sent else "no_answer")
+    if never_sent:
+        said = "is `base_url` right, and the platform up? the next run sends again"
+        return UnknownError(f"no answer ({type(error).__name__})", code=CONNECT, hint=said)
+    return UnknownError(f"no answer ({type(error).__name__})", code="no_answer")
 
 
 def _is_certificate_error(error: BaseException | None) -> bool:

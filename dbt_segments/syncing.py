@@ -176,7 +176,7 @@ class SyncRun:
             status="skipped",
             reason="not_due",
             notes=(f"its schedule is {self._sync.schedule}; `dbt-segments sync --now` syncs at once",),
-            audience_id=known.audience.id if known else None,
+            audience_id=known.audience.id if known and not self._destination.records else None,
         )
 
     def _attempt(self, lock: Lock, sender: Sender) -> SyncResult | None:

@@ -181,6 +181,12 @@ def _wrong_classic(item: SyncItem, platform: type[Destination], segment: Segment
     if twice:
         return f"`{twice[0]}` is in `key` and in `fields`", "write it once: the key is always sent"
     reads = {block.column for block in item.fields_.values()} | set(item.key.values())
+    relations = {one.name for one in segment.entity.related}
+    for column in sorted(filter(None, reads)):
+        relation = column.partition(".")[0]
+        if "." in column and relation not in relations:
+            hint = suggest(relation, relations) or f"declare it under `related` of {segment.entity.model.name}"
+            return f"`{column}`: entity `{segment.entity.name}` has no relation `{relation}`", hint
     if MEMBERSHIP in reads and not segment.whole:
         message = f"`{MEMBERSHIP}` is a value of the whole entity, not of one segment"
         return message, f"write this sync under `entity: syncs:` of {segment.entity.model.name}"

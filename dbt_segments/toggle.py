@@ -72,6 +72,9 @@ def open_segment(options: Options, name: str, connection: str) -> Opened:
     if not found:
         names = [segment.name for segment in registry.segments]
         hint = suggest(name, names) or "dbt-segments validate tells what is wrong with the others"
+        for entity in registry.entities:
+            if name in (entity.name, entity.model.name):
+                hint = f"`{name}` is an entity: edit its syncs by hand, under `entity: syncs:` of {entity.model.name}"
         raise ConfigError(f"there is no segment `{name}`", hint=hint)
     if connection not in connections.names:
         where = connections.file or "destinations.yml, which was not found"
@@ -156,9 +159,9 @@ def _with_item(text: str, segment: yaml.Node, values: dict[str, Any], kind: str,
     raise NotEditableError(f"line {items.start_mark.line + 1}: `{kind}` holds no list")
 
 
-def refuse(opened: Opened, item: Mapping[str, Any]) -> None:
-    """Raise ConfigError where this one-click sync would be a mistake: wrong kind of entity, nothing to match on, ..."""
-    block = {"entity": opened.segment.entity.name, "destinations": [dict(item)]}
+def refuse(opened: Opened, item: Mapping[str, Any], kind: str = "destinations") -> None:
+    """Raise ConfigError where this sync would be a mistake: wrong kind of entity, nothing to match on, no such mode."""
+    block = {"entity": opened.segment.entity.name, kind: [dict(item)]}
     declared = Declared(opened.segment.model, opened.declared.file, Meta.model_validate({"segment": block}))
     reader = SyncReader(opened.connections, opened.settings)
     list(reader.read(opened.segment, declared))
@@ -166,9 +169,7 @@ def refuse(opened: Opened, item: Mapping[str, Any]) -> None:
     if problems:
         raise ConfigError(
             problems=tuple(
-                Problem(
-                    one.file, one.model, one.key.replace("segment.destinations[0]", "segment"), one.message, one.hint
-                )
+                Problem(one.file, one.model, one.key.replace(f"segment.{kind}[0]", "segment"), one.message, one.hint)
                 for one in problems
             )
         )

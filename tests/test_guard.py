@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import guard, report
+from dbt_segments import guard, pipeline, report
+from dbt_segments.errors import ConfigError
 from dbt_segments.tally import Forecast
 from dbt_segments.values import Counts, Hold
 from tests.projects import Warehouse
@@ -41,6 +42,31 @@ def run_results(world: World, **statuses: str) -> None:
         "results": [{"unique_id": f"model.shop.{name}", "status": status} for name, status in statuses.items()],
     }
     world.project.write("target/run_results.json", json.dumps(content))
+
+
+def test_a_release_of_nothing_is_an_error(world: World) -> None:
+    """A name that is no sync and no segment is told, with the nearest one."""
+    world.customers(crowd(1))
+    world.segment([1])
+    with pytest.raises(ConfigError) as caught:
+        world.sync(allow_removals=("vipp",))
+    assert (caught.value.message, caught.value.hint) == (
+        "--allow-removals vipp: there is no such sync or segment",
+        "did you mean `vip`?",
+    )
+
+
+def test_an_interrupted_statement_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB makes a RuntimeError of Ctrl-C; it is no bug of one sync, after which the others would be sent."""
+    world.customers(crowd(1))
+    world.segment([1])
+
+    def interrupted(*arguments: Any) -> None:
+        raise RuntimeError("Query interrupted")
+
+    monkeypatch.setattr(pipeline._Turn, "take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.sync()
 
 
 # -- platforms that take the whole audience at once -----------------------------------------------------------

@@ -430,9 +430,10 @@ def test_a_plan_shows_masked_rows(world: World) -> None:
         ({"object": "Deal"}, "there is no object `Deal`", ""),
         ({"audience_name": "x"}, "scripted_records takes records", "map columns"),
         ({"fields": {"Id": "email"}}, "`Id` is in `key` and in `fields`", "write it once"),
+        ({"fields": {"Rep": "rep.name"}}, "`rep.name`: entity `customer` has no relation `rep`", "under `related`"),
         ({"fields": {"Segments": "segment_membership"}}, "is a value of the whole entity", "entity: syncs:"),
     ],
-    ids=["mode", "object", "audience", "twice", "membership"],
+    ids=["mode", "object", "audience", "twice", "relation", "membership"],
 )
 def test_mistakes_are_named(world: World, change: dict[str, Any], message: str, hint: str) -> None:
     """Each with its model and key, before anything is sent."""

@@ -140,6 +140,13 @@ def exists(session: Session, schema: str) -> bool:
     )
 
 
+def has_audiences(session: Session, schema: str) -> bool:
+    """Whether a sync of this state ever made, adopted or wrote to anything."""
+    return session.has_table(schema, "audiences") and bool(
+        session.value(f"select count(*) from {table(schema, 'audiences')}")
+    )
+
+
 def ensure(session: Session, schema: str) -> str:
     """Make the schema and its tables, or bring an older state to this version; returns the state's id, made once.
 
