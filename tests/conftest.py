@@ -25,6 +25,8 @@ _BOTH_IN_CI = (
     "test_inside",
     "test_membership",
     "test_upkeep",
+    "test_chinook",
+    "test_records",
 )
 
 

@@ -83,6 +83,7 @@ def test_quoted_text_is_real(path: Path, what: str) -> None:
     assert_real(path, what)
 
 
+@pytest.mark.slow
 def test_the_demo_shows_what_the_pages_say() -> None:
     """The demo runs, and README and tutorial quote its screen; the tutorial the whole of it, in order."""
     quoted = [(path, what) for path, what in BLOCKS if what.startswith("demo ")]

@@ -16,6 +16,8 @@ from dbt_segments.settings import resolve_options
 from tests.e2e.shell import command
 from tests.projects import DbtProject, DuckDBWarehouse, make_project
 
+pytestmark = pytest.mark.slow
+
 SEGMENT = {"dbt_segments": {"segment": {"entity": "customer", "destinations": ["meta"]}}}
 SCHEMA = {
     "sources": [{"name": "crm", "schema": "main", "tables": [{"name": "people"}]}],

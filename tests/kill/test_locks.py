@@ -31,6 +31,8 @@ from tests.kill.harness import (
 from tests.kill.scenarios import SCENARIOS, a_change, a_first_sync, prepare
 from tests.world import World
 
+pytestmark = pytest.mark.slow
+
 LEASE = (3.0, 0.5)
 
 

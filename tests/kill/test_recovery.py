@@ -25,6 +25,8 @@ from tests.kill.harness import (
 from tests.kill.scenarios import a_first_sync, prepare
 from tests.world import World
 
+pytestmark = pytest.mark.slow
+
 
 def schema(world: World) -> str:
     return f"{world.warehouse.schema}_dbt_segments"

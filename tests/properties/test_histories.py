@@ -14,6 +14,8 @@ from tests.projects import DuckDBWarehouse, Warehouse
 from tests.properties.history import LARGE, SHAPES, SMALL, run, surroundings
 from tests.world import World, email, make_world, phone, sandbox
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("shape", ["meta", "scripted_async"])
 def test_a_history_ends_right(tmp_path: Path, duckdb_warehouse: DuckDBWarehouse, shape: str) -> None:

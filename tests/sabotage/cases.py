@@ -150,8 +150,8 @@ SABOTAGES = (
         7,
         "a refused row counts as accepted",
         "state/fold.py",
-        "when r.row_seq is not null then 'rejected' else f.state",
-        "else f.state",
+        "when r.row_seq is not null then 'rejected' {half}",
+        "{half}",
         "test_7_a_row_that_the_destination_refuses_costs_itself",
     ),
     Sabotage(
