@@ -70,8 +70,11 @@ class Coding(ABC):
         return self
 
     @abstractmethod
-    def fields(self, stage: str) -> tuple[str, ...]:
-        """What the rows of a stage are written with."""
+    def fields(self, stage: str, kind: str | None) -> tuple[str, ...]:
+        """What the rows of a stage are written with; of `kind` where a batch holds rows of one kind."""
+
+    def group(self, bench: duckdb.DuckDBPyConnection) -> None:  # noqa: B027 - most rows need no groups
+        """Fill `draft.kind` of rows that may only be sent with others of their kind."""
 
     @abstractmethod
     def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:

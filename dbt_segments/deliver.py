@@ -208,8 +208,9 @@ class Courier:
         total = int(self._one("select count(*) from plan where batch between ? and ?", [first, last]))
         session = int.from_bytes(hashlib.sha256(f"{generation.id}{stage}".encode()).digest()[:8], "big") >> 1 or 1
         for number in wave:
-            rows, count = self._row(
-                "select coalesce(string_agg(payload, ',' order by seq), ''), count(*) from plan where batch = ?",
+            rows, count, kind = self._row(
+                "select coalesce(string_agg(payload, ',' order by seq), ''), count(*), min(kind) "
+                "from plan where batch = ?",
                 [number],
             )
             yield Batch(
@@ -221,7 +222,7 @@ class Courier:
                 total=total,
                 id=f"{generation.id}-{number}",
                 session=session,
-                fields=self._coding.fields(stage),
+                fields=self._coding.fields(stage, kind),
                 target=self._coding.target,
                 run_id=self._logbook.run_id,
             )

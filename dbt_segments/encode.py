@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from dbt_segments.coding import Coding, mark_same
+from dbt_segments.coding import OPS, Coding, mark_same
 from dbt_segments.destinations.base import Destination, Row
 from dbt_segments.identifiers.encode import Column, encode_identifiers
 from dbt_segments.identifiers.encode import fingerprint as rules_fingerprint
@@ -68,8 +68,26 @@ class Encoding(Coding):
         on_record = {name for kind in kinds for name in kind.split("+")}
         return replace(self, former=tuple(sorted(on_record - set(self.identifiers))))
 
-    def fields(self, stage: str) -> tuple[str, ...]:
+    def fields(self, stage: str, kind: str | None) -> tuple[str, ...]:
+        if kind is not None:
+            return tuple(kind.split("+"))
         return self.removable if stage == "remove" else self.identifiers
+
+    def group(self, bench: duckdb.DuckDBPyConnection) -> None:
+        if self.destination.row is not Row.GROUPED:
+            return
+        there = (f"case when {quote(name)} is not null then {literal(name)} end" for name in self.identifiers)
+        bench.execute(
+            f"update draft set kind = e.kind "
+            f"from (select key, concat_ws('+', {', '.join(there)}) as kind from encoded) e "
+            f"where e.key = draft.key and stage is not null and stage <> 'remove'"
+        )
+        there = (f"case when bool_or(kind = {literal(name)}) then {literal(name)} end" for name in self.removable)
+        bench.execute(
+            f"update draft set kind = u.kind from "
+            f"(select key, n, concat_ws('+', {', '.join(there)}) as kind from removal_units group by key, n) u "
+            f"where u.key = draft.key and u.n = draft.n and stage = 'remove'"
+        )
 
     def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:
         bench.execute("create or replace view wanted as select * from changes where wanted")
@@ -91,11 +109,11 @@ class Encoding(Coding):
         if self.destination.row is Row.SINGLE:
             units = "removal_units" if stage == "remove" else "assert_units"
             return (
-                f"select d.*, {_single_payload_sql(self, 'u.')} as payload "
+                f"select d.*, {_single_payload_sql(self, stage, 'u.')} as payload "
                 f"from draft d join {units} u on u.key = d.key and u.n = d.n"
             )
         if stage != "remove":
-            payload = _payload_sql(self, "e.", self.identifiers)
+            payload = _payload_sql(self, stage, "e.", self.identifiers)
             return f"select d.*, {payload} as payload from draft d join encoded e on e.key = d.key"
         cells = []
         for name in self.removable:
@@ -105,7 +123,7 @@ class Encoding(Coding):
                 values.append(f"max(case when kind = {literal(kind_of(unit))} then {part} end)")
             cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
         row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
-        payload = _payload_sql(self, "e.", self.removable)
+        payload = _payload_sql(self, stage, "e.", self.removable)
         return f"select d.*, {payload} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
 
 
@@ -192,42 +210,27 @@ def _hash_sql(coding: Encoding) -> str:
     return f"concat({', '.join(parts)})"
 
 
-def _payload_sql(coding: Encoding, alias: str, names: Sequence[str]) -> str:
+def _payload_sql(coding: Encoding, stage: str, alias: str, names: Sequence[str]) -> str:
     """SQL that writes one member as JSON from the identifier columns of `alias` (null: nothing to send).
 
-    alias  as in "e.", or empty
     names  identifiers: those of the sync, or what a removal may carry
     """
-    if coding.destination.row is Row.POSITIONAL:
-        cells = ", ',', ".join(_cell(coding, name, alias) for name in names)
-        return f"concat('[', {cells}, ']')"
-    fields = {name: _json_text(coding.destination.identifiers[name].field) + ":" for name in names}
-    cells = ", ".join(
-        f"case when {alias}{quote(name)} is not null then concat({literal(field)}, {_cell(coding, name, alias)}) end"
-        for name, field in fields.items()
-    )
-    return f"concat('{{', concat_ws(',', {cells}), '}}')"
+    cells = {name: _cell(coding, name, f"{alias}{quote(name)}") for name in names}
+    return coding.destination.write(OPS[stage], cells)
 
 
-def _cell(coding: Encoding, name: str, alias: str) -> str:
-    """One value as a JSON string. Hashes need no escape, but a clear id may hold anything."""
-    column = f"coalesce({alias}{quote(name)}, '')"
+def _cell(coding: Encoding, name: str, value: str) -> str:
+    """One value as a JSON string, null where there is none. Hashes need no escape, but a clear id may hold anything."""
     if coding.destination.identifiers[name].rule.hashed:
-        return f"concat('\"', {column}, '\"')"
-    return f"cast(to_json({column}) as varchar)"
+        return f"('\"' || {value} || '\"')"
+    return f"cast(to_json({value}) as varchar)"
 
 
-def _single_payload_sql(coding: Encoding, alias: str) -> str:
+def _single_payload_sql(coding: Encoding, stage: str, alias: str) -> str:
     """SQL that writes one unit (`kind`, `value` of `alias`) as JSON, for platforms that take one identifier a row."""
     cases = " ".join(
-        f"when {literal(name)} then {literal(_json_text(coding.destination.identifiers[name].field))}"
+        f"when {literal(name)} then "
+        + coding.destination.write(OPS[stage], {name: _cell(coding, name, f"{alias}value")})
         for name in coding.removable
     )
-    return (
-        f"concat('{{\"type\":', case {alias}kind {cases} end, ',\"value\":', "
-        f"cast(to_json({alias}value) as varchar), '}}')"
-    )
-
-
-def _json_text(text: str) -> str:
-    return '"' + text + '"'
+    return f"case {alias}kind {cases} end"

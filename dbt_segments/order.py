@@ -1,8 +1,8 @@
 """What goes out, and in which order, so that no current member is lost (invariant 4).
 
-    plan        seq, phase, stage, batch, key, n, wanted, row_hash, sent_hash, effect, payload
+    plan        seq, phase, stage, batch, key, n, wanted, row_hash, sent_hash, effect, payload, kind
     plan_units  seq, kind, value
-    plan_batches  batch, stage, members
+    plan_batches  batch, stage, kind, members
 
 Platforms resolve identifiers to people, and some delete a person on any key ever given. So a removal carries only units
 that no wanted member has, it goes first, and every wanted member of its neighbourhood (linked by shared units, record
@@ -51,6 +51,7 @@ def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Coding, *, replace: bool
         _removal_rows(bench, coding)
         _assert_rows(bench, coding)
     _ledger_rows(bench, replace=replace, held=held)
+    coding.group(bench)
     _number(bench, coding)
 
 
@@ -254,7 +255,7 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     single = coding.destination.row is Row.SINGLE
     bench.execute(
         "create table plan (seq bigint, phase varchar, stage varchar, batch bigint, key varchar, n bigint, "
-        "wanted boolean, row_hash varchar, sent_hash varchar, effect varchar, payload varchar)"
+        "wanted boolean, row_hash varchar, sent_hash varchar, effect varchar, payload varchar, kind varchar)"
     )
     groups = bench.execute("select stage, kind from draft where stage is not null group by all order by all").fetchall()
     order = {stage: number for number, stage in enumerate(OPS)}
@@ -270,13 +271,13 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
         )
         bench.execute(
             f"insert into plan select {seq} + row_number() over (), phase, stage, "
-            f"{batch} + 1 + (row_number() over () - 1) // {size}, key, n, wanted, row_hash, sent_hash, effect, payload "
-            f"from ({rows} where {where})"
+            f"{batch} + 1 + (row_number() over () - 1) // {size}, key, n, wanted, row_hash, sent_hash, effect, "
+            f"payload, kind from ({rows} where {where})"
         )
     seq = count(bench, "select coalesce(max(seq), 0) from plan")
     bench.execute(
         f"insert into plan select {seq} + row_number() over (), phase, null, null, key, n, wanted, row_hash, "
-        f"sent_hash, effect, null from draft where stage is null"
+        f"sent_hash, effect, null, null from draft where stage is null"
     )
     bench.execute("set preserve_insertion_order = false")
     _plan_units(bench, single=single)
@@ -298,11 +299,11 @@ def _batch_size(bench: duckdb.DuckDBPyConnection, coding: Coding, rows: str) -> 
 def _plan_batches(bench: duckdb.DuckDBPyConnection) -> None:
     """Every request of the plan. A replace that leaves nobody is one request without members."""
     bench.execute(
-        "create table plan_batches as select batch, min(stage) as stage, count(*) as members "
+        "create table plan_batches as select batch, min(stage) as stage, min(kind) as kind, count(*) as members "
         "from plan where batch is not null group by batch"
     )
     bench.execute(
-        "insert into plan_batches select 1, 'replace', 0 where exists (select 1 from plan where phase = 'leave') "
+        "insert into plan_batches select 1, 'replace', null, 0 where exists (select 1 from plan where phase = 'leave') "
         "and not exists (select 1 from plan_batches)"
     )
 

@@ -186,15 +186,25 @@ def _differs(bench: duckdb.DuckDBPyConnection) -> bool:
 def examples(bench: duckdb.DuckDBPyConnection, coding: Coding, audience: Audience, number: int) -> Iterator[str]:
     """Requests as they would be sent, every value masked. Secrets are added only when a request goes out."""
     batches = bench.execute(
-        "select batch, stage, members from plan_batches order by batch limit ?", [number]
+        "select batch, stage, kind, members from plan_batches order by batch limit ?", [number]
     ).fetchall()
-    for batch, stage, total in batches:
+    for batch, stage, kind, total in batches:
         rows = bench.execute(
             "select payload from plan where batch = ? order by seq limit ?", [batch, _SHOWN_ROWS]
         ).fetchall()
         masked = ",".join(json.dumps(mask(json.loads(row[0])), ensure_ascii=False) for row in rows)
         shown = Batch(
-            OPS[stage], masked, len(rows), 1, True, total, "example", 1, coding.fields(stage), coding.target, "example"
+            OPS[stage],
+            masked,
+            len(rows),
+            1,
+            True,
+            total,
+            "example",
+            1,
+            coding.fields(stage, kind),
+            coding.target,
+            "example",
         )
         yield _text(coding.destination, audience, shown)
 

@@ -71,7 +71,7 @@ class RecordCoding(Coding):
         said = json.dumps([self.fingerprint, sorted((source, _kind(word)) for source, word in mine.items())])
         return replace(self, types=mine, fingerprint=_digest(said))
 
-    def fields(self, stage: str) -> tuple[str, ...]:
+    def fields(self, stage: str, kind: str | None) -> tuple[str, ...]:
         return (*self.where.keys, *self.where.fields)
 
     def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:

@@ -275,11 +275,11 @@ class Sender:
             outgoing.headers.setdefault("Content-Type", "application/json")
         return self._http(outgoing.method, self._url(call), outgoing.query, outgoing.headers, body, timeout_s)
 
-    def _post(self, url: str, form: Mapping[str, str]) -> Reply:
+    def _post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
         """Post a form to a token endpoint. A lost answer is merely transient there: no audience is touched."""
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
         try:
-            return self._http("POST", url, {}, headers, encode_form(form), self._timeout_s)
+            return self._http("POST", url, {}, dict(headers), encode_form(form), self._timeout_s)
         except UnknownError as error:
             raise TransientError("the token endpoint did not answer", code=error.code) from None
 

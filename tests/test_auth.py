@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from pydantic import SecretStr
 
 from dbt_segments.destinations.auth import Auth, Bearer, OAuthRefresh, Outgoing
 from dbt_segments.destinations.base import Reply
+from dbt_segments.destinations.tokens import TokenFile
 from dbt_segments.errors import AuthError, DestinationError, TransientError
 
 URL = "https://auth.example.com/token"
@@ -23,10 +26,12 @@ class TokenServer:
         self.answers = list(answers)
         self.extra = extra
         self.forms: list[dict[str, str]] = []
+        self.headers: list[dict[str, str]] = []
 
-    def __call__(self, url: str, form: Mapping[str, str]) -> Reply:
+    def __call__(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
         assert url == URL
         self.forms.append(dict(form))
+        self.headers.append(dict(headers))
         if self.answers:
             return self.answers.pop(0)
         return Reply(200, {}, {"access_token": f"access-{len(self.forms)}", "token_type": "bearer", **self.extra})
@@ -103,14 +108,45 @@ def test_many_threads_renew_once() -> None:
     assert header(auth) == "Bearer access-2"
 
 
-def test_a_rotated_refresh_token_is_handed_over_and_used() -> None:
-    """The new refresh token reaches the callback, and the next refresh uses it."""
-    kept: list[str] = []
-    auth = refresher(rotate=lambda token: kept.append(token.get_secret_value()))
+def test_a_token_that_replaces_another_is_kept_for_the_next_run(tmp_path: Path) -> None:
+    """The next exchange uses it, in this process and in another one; only its owner can read the file."""
+    file = tmp_path / "tokens" / "tokens.json"
     server = TokenServer(refresh_token="refresh-1")
+    auth = refresher(kept=TokenFile(str(file), "connection"))
     auth.renew(auth.ready(server), server)
-    assert kept == ["refresh-1"]
-    assert [form["refresh_token"] for form in server.forms] == ["refresh-0", "refresh-1"]
+    refresher(kept=TokenFile(str(file), "connection")).ready(server)
+    refresher(kept=TokenFile(str(file), "another connection")).ready(server)
+    assert [form["refresh_token"] for form in server.forms] == ["refresh-0", "refresh-1", "refresh-1", "refresh-0"]
+    assert file.stat().st_mode & 0o077 == 0
+    assert [path.name for path in sorted(file.parent.iterdir())] == ["tokens.json", "tokens.json.lock"]
+
+
+def test_no_token_is_exchanged_where_the_next_one_could_not_be_kept(tmp_path: Path) -> None:
+    """A file in the place of the folder: an AuthError that names `token_file`, and no request."""
+    (tmp_path / "taken").write_text("")
+    server = TokenServer(refresh_token="refresh-1")
+    with pytest.raises(AuthError) as caught:
+        refresher(kept=TokenFile(str(tmp_path / "taken" / "tokens.json"), "connection")).ready(server)
+    assert caught.value.code == "token_file"
+    assert server.forms == []
+
+
+def test_a_damaged_token_file_is_told_of(tmp_path: Path) -> None:
+    """What is no JSON is not overwritten."""
+    file = tmp_path / "tokens.json"
+    file.write_text("{")
+    with pytest.raises(AuthError, match="holds no JSON"):
+        refresher(kept=TokenFile(str(file), "connection")).ready(TokenServer())
+    assert file.read_text() == "{"
+
+
+def test_the_token_endpoint_gets_what_the_platform_asks_for() -> None:
+    """Credentials in the header, a scope, headers of its own, no client secret in the form (RFC 6749, 2.3.1)."""
+    server = TokenServer()
+    refresher(basic=True, scope="ads.manage", headers={"User-Agent": "web:shop:v1"}).ready(server)
+    assert server.forms == [{"grant_type": "refresh_token", "refresh_token": "refresh-0", "scope": "ads.manage"}]
+    encoded = base64.b64encode(b"client-1:client-secret").decode()
+    assert server.headers == [{"User-Agent": "web:shop:v1", "Authorization": f"Basic {encoded}"}]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def sandbox(port: int, state: str | None) -> None:
     from dbt_segments.sandbox import server
 
     try:
-        server.run(click.echo, port, server.build(tuple(server.PLATFORMS)), state)
+        server.run(click.echo, port, server.build(tuple(server.platforms())), state)
     except OSError as error:
         raise SettingsError(f"sandbox: {error.strerror}", hint="choose another --port or --state") from None
     except ValueError as error:

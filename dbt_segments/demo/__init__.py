@@ -38,7 +38,7 @@ def run(folder: Path | None, echo: Echo) -> int:
             "demo: the sample project is not part of an installed package",
             hint="clone the repository and run `make demo` in it",
         )
-    with _folder(folder) as place, server.serve(sandbox=server.build(tuple(server.PLATFORMS))) as serving:
+    with _folder(folder) as place, server.serve(sandbox=server.build(tuple(server.platforms()))) as serving:
         copy_sample(place)
         stage = Stage(place, serving, echo, _environment(settings.environment(), serving.url))
         try:

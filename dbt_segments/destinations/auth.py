@@ -5,6 +5,8 @@ An `Auth` opens no socket: where it needs a token endpoint it is handed a functi
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import re
 import threading
 import time
@@ -14,14 +16,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from dbt_segments.destinations.base import Reply
+from dbt_segments.destinations.base import RefreshSettings, Reply, secret
+from dbt_segments.destinations.tokens import TokenFile
 from dbt_segments.errors import AuthError, TransientError
 
 RENEW_EARLY_S = 60.0
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
-Post = Callable[[str, Mapping[str, str]], Reply]
-"""Posts a form to an absolute URL; raises TransientError where no answer comes."""
+Post = Callable[[str, Mapping[str, str], Mapping[str, str]], Reply]
+"""Posts a form to an absolute URL, with headers; raises TransientError where no answer comes."""
 
 
 @dataclass
@@ -72,27 +75,37 @@ class OAuthRefresh(Auth):
     """A short-lived token, fetched with a refresh token: before the first call, shortly before it ends, and once when
     it is refused. However many threads notice an expiry, one of them renews and the others wait for it.
 
-    rotate  called with the new refresh token when the server issues one, before the new access token is used
-    clock   monotonic seconds
+    client_secret  None: a public client
+    basic    the client's credentials go into the `Authorization` header instead of the form
+    scope    asked for again with every exchange, where the server wants that
+    headers  sent to the token endpoint
+    kept     where a refresh token is kept that replaces the one before; it is, before the new access token is used
+    clock    monotonic seconds
 
-    Source: RFC 6749, sections 5.1, 5.2 and 6.
+    Source: RFC 6749, sections 2.3.1, 5.1, 5.2 and 6.
     """
 
     def __init__(
         self,
         token_url: str,
         client_id: str,
-        client_secret: SecretStr,
+        client_secret: SecretStr | None,
         refresh_token: SecretStr,
         *,
-        rotate: Callable[[SecretStr], None] | None = None,
+        basic: bool = False,
+        scope: str = "",
+        headers: Mapping[str, str] | None = None,
+        kept: TokenFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._token_url = token_url
         self._client_id = client_id
         self._client_secret = client_secret
         self._refresh_token = refresh_token
-        self._rotate = rotate
+        self._basic = basic
+        self._scope = scope
+        self._headers = dict(headers or {})
+        self._kept = kept
         self._clock = clock
         self._lock = threading.Lock()
         self._header = ""
@@ -116,22 +129,45 @@ class OAuthRefresh(Auth):
             return True
 
     def _fetch(self, post: Post) -> None:
-        form = {
-            "grant_type": "refresh_token",
-            "client_id": self._client_id,
-            "client_secret": self._client_secret.get_secret_value(),
-            "refresh_token": self._refresh_token.get_secret_value(),
-        }
-        answer = _token(post(self._token_url, form))
-        fresh = answer.get("refresh_token")
-        if isinstance(fresh, str) and fresh and fresh != self._refresh_token.get_secret_value():
-            self._refresh_token = SecretStr(fresh)
-            if self._rotate is not None:
-                self._rotate(self._refresh_token)
+        with self._kept.held() if self._kept else contextlib.nullcontext():
+            answer = self._exchange(post)
         self._header = bearer(answer["access_token"])
         life = answer.get("expires_in")
         self._ends_at = self._clock() + life if isinstance(life, (int, float)) else None
         self._version += 1
+
+    def _exchange(self, post: Post) -> dict[str, Any]:
+        newest = self._kept.newest() if self._kept else None
+        if newest is not None:
+            self._refresh_token = newest
+        form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token.get_secret_value()}
+        headers = dict(self._headers)
+        if self._basic:
+            pair = f"{self._client_id}:{secret(self._client_secret)}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode('ascii')}"
+        else:
+            form["client_id"] = self._client_id
+            if self._client_secret is not None:
+                form["client_secret"] = self._client_secret.get_secret_value()
+        if self._scope:
+            form["scope"] = self._scope
+        answer = _token(post(self._token_url, form, headers))
+        fresh = answer.get("refresh_token")
+        if isinstance(fresh, str) and fresh and fresh != self._refresh_token.get_secret_value():
+            self._refresh_token = SecretStr(fresh)
+            if self._kept is not None:
+                self._kept.keep(self._refresh_token)
+        return answer
+
+
+def refreshing(settings: RefreshSettings, token_url: str, **options: Any) -> OAuthRefresh:
+    """The authentication of a connection with a refresh token; a token that replaces it is kept in its file.
+
+    token_url  the platform's; the connection's own wins
+    """
+    url = settings.token_url or token_url
+    kept = TokenFile(settings.token_file, url, settings.client_id, secret(settings.refresh_token))
+    return OAuthRefresh(url, settings.client_id, settings.client_secret, settings.refresh_token, kept=kept, **options)
 
 
 def bearer(token: str) -> str:

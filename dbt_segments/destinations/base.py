@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dbt_segments.identifiers.rules import Rule
 
 T = TypeVar("T")
+# In dbt's own folder, beside profiles.yml.
+DEFAULT_TOKEN_FILE = "~/.dbt/dbt_segments_tokens.json"  # noqa: S105
 
 
 class Op(enum.Enum):
@@ -152,7 +154,7 @@ class Batch:
     number   counts from 1 within the run and operation; `last` is true on the final one
     total    rows of this operation in this run
     id       the same for the same members in the same generation: idempotency key, session id
-    fields   the columns of a positional row that are in use, in row order
+    fields   the identifiers that these rows hold, in row order; of Row.SINGLE one, of Row.GROUPED those of each row
     target   of a destination of records
     run_id   the run that sends it
     """
@@ -192,11 +194,32 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Size:
-    """What a platform says of an audience; None where it says nothing (yet)."""
+    """What a platform says of an audience; None where it says nothing (yet).
+
+    lower, upper  people, as an estimate; equal where the platform gives one number
+    match_rate    share of what was uploaded that the platform knows, 0 to 1, where it says so itself
+    status        its state in plain words; `processing` where figures are not settled yet
+    """
 
     lower: int | None = None
     upper: int | None = None
     status: str = ""
+    match_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `doctor` looked at. `good` is None where the platform does not say.
+
+    what  credentials, account, scopes, terms, token, or another word of the platform's
+    said  what was found, without a secret
+    hint  the remedy where it is not good
+    """
+
+    what: str
+    good: bool | None
+    said: str
+    hint: str = ""
 
 
 class ConnectionSettings(BaseModel):
@@ -213,10 +236,23 @@ class ConnectionSettings(BaseModel):
     allow_private: bool = False
 
 
+class RefreshSettings(ConnectionSettings):
+    """Settings of platforms whose access tokens are fetched with a refresh token.
+
+    token_file  where refresh tokens are kept that the platform issues in place of the one named here
+    """
+
+    client_id: str
+    client_secret: SecretStr | None = None
+    refresh_token: SecretStr
+    token_file: str = DEFAULT_TOKEN_FILE
+
+
 class Row(enum.Enum):
     """How SQL writes one member.
 
     POSITIONAL  a JSON array in the order of `Destination.identifiers`; absent cells are ""
+    GROUPED     the same with absent cells left out; the members of a batch have the same identifiers
     KEYED       a JSON object, absent identifiers left out
     SINGLE      one match unit a row: {"type": <field>, "value": ...}; a batch holds one type only
     RECORD      {"op": ..., "key": {field: value}, "values": {field: value}}, in the order of the mapping; `values` is
@@ -224,6 +260,7 @@ class Row(enum.Enum):
     """
 
     POSITIONAL = "positional"
+    GROUPED = "grouped"
     KEYED = "keyed"
     SINGLE = "single"
     RECORD = "record"
@@ -259,6 +296,12 @@ class Destination:
     channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
     forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
               removal's only one. Members are asserted again before `retention_days`.
+    minimum   matched people below which the platform does not use an audience
+    settles_h hours until sizes and match rates of what was sent mean something
+    longest_name  characters of an audience's name
+    sunset    the day (ISO) on which `version` ends, where the platform says so
+    proves    what an accepted batch proves, for people
+    unsure    what the platform's documents leave open, for people
     """
 
     type: ClassVar[str]
@@ -280,6 +323,12 @@ class Destination:
     forgets_after_days: ClassVar[Mapping[str, int]] = {}
     retention_days: ClassVar[int | None] = None
     session_s: ClassVar[float | None] = None
+    minimum: ClassVar[int | None] = None
+    settles_h: ClassVar[int | None] = None
+    longest_name: ClassVar[int | None] = None
+    sunset: ClassVar[str | None] = None
+    proves: ClassVar[str] = ""
+    unsure: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -321,6 +370,23 @@ class Destination:
 
     # -- rows -------------------------------------------------------------------------------------------------
 
+    def write(self, op: Op, cells: Mapping[str, str]) -> str:
+        """SQL of one member as JSON text, for SQL that runs over many.
+
+        cells  identifier -> SQL of its value as JSON text, null where the member lacks it; in the order of
+               `identifiers`. Of Row.SINGLE exactly one
+        """
+        if self.row is Row.POSITIONAL:
+            every = ", ',', ".join(f"coalesce({cell}, '\"\"')" for cell in cells.values())
+            return f"concat('[', {every}, ']')"
+        if self.row is Row.GROUPED:
+            return f"concat('[', concat_ws(',', {', '.join(cells.values())}), ']')"
+        if self.row is Row.SINGLE:
+            ((name, cell),) = cells.items()
+            return f"""concat('{{"type":"{self.identifiers[name].field}","value":', {cell}, '}}')"""
+        pairs = (f"""'"{self.identifiers[name].field}":' || {cell}""" for name, cell in cells.items())
+        return f"concat('{{', concat_ws(',', {', '.join(pairs)}), '}}')"
+
     def head(self, target: Target, op: Op) -> Mapping[str, str]:
         """Constants at the head of each record's row; the first says what is asked for."""
         return {"op": "delete" if op is Op.REMOVE else WORDS[target.mode]}
@@ -353,6 +419,14 @@ class Destination:
 
     def size(self, audience: Audience) -> Flow[Size]:
         """What the platform says of the audience's size."""
+        raise NotImplementedError
+
+    def delete(self, audience: Audience) -> Flow[None]:
+        """Delete the audience itself; done where it is gone already."""
+        raise NotImplementedError
+
+    def check(self) -> Flow[list[Finding]]:
+        """What `doctor` can find out about the connection without changing anything."""
         raise NotImplementedError
 
 

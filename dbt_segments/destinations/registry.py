@@ -16,7 +16,7 @@ from dbt_segments.destinations.base import Destination
 from dbt_segments.errors import ConfigError
 
 GROUP = "dbt_segments.destinations"
-_NO_TYPES = frozenset({"auth", "base", "registry"})
+_NO_TYPES = frozenset({"auth", "base", "registry", "tokens"})
 _registered: dict[str, type[Destination]] = {}
 
 

@@ -13,14 +13,14 @@ def main() -> None:
     """Parse the options and serve."""
     parser = argparse.ArgumentParser(prog="python -m dbt_segments.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=8199, help="loopback port; 0 takes any free one (default 8199)")
-    parser.add_argument("--platform", action="append", choices=sorted(server.PLATFORMS), help="may be repeated")
+    parser.add_argument("--platform", action="append", choices=sorted(server.platforms()), help="may be repeated")
     parser.add_argument("--state", metavar="FILE", help="keep members in this file from one start to the next")
     options = parser.parse_args()
     # Millions of members live on one dictionary, and a full collection would walk it every few requests.
     gc.set_threshold(50_000, 50, 1_000)
     server.run(
         port=options.port,
-        sandbox=server.build(options.platform or tuple(server.PLATFORMS)),
+        sandbox=server.build(options.platform or tuple(server.platforms())),
         state_file=options.state,
         ready=_announce,
     )

@@ -348,3 +348,6 @@ class Meta(Platform):
 
     def _facts(self, audience: Audience) -> dict[str, Any]:
         return audience_facts(audience, self._sessions.replacing(audience, self.clock.now()) is not None)
+
+
+PLATFORM = Meta

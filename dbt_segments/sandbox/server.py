@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 import signal
 import socket
 import threading
@@ -14,13 +17,21 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from dbt_segments import sandbox as package
 from dbt_segments.sandbox import control
 from dbt_segments.sandbox.app import Sandbox
-from dbt_segments.sandbox.meta import Meta
 from dbt_segments.sandbox.platform import Clock, Platform
-from dbt_segments.sandbox.webhook import Webhook
 
-PLATFORMS: dict[str, type[Platform]] = {"meta": Meta, "webhook": Webhook}
+# A platform is the `PLATFORM` of its module. Paths that name none belong to the first.
+_FIRST = "meta"
+
+
+@functools.cache
+def platforms() -> dict[str, type[Platform]]:
+    """Every platform by name."""
+    modules = (importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    found = [module.PLATFORM for module in modules if hasattr(module, "PLATFORM")]
+    return {cls.name: cls for cls in sorted(found, key=lambda cls: (cls.name != _FIRST, cls.name))}
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,10 @@ class _Protocol(H11Protocol):
         self.app_state = {**self.app_state, "transport": transport}
 
 
-def build(platforms: Sequence[str] = ("meta",), clock: Clock | None = None, **options: Any) -> Sandbox:
+def build(names: Sequence[str] = (_FIRST,), clock: Clock | None = None, **options: Any) -> Sandbox:
     """A sandbox of named platforms; `options` go to each, e.g. `tokens=`, `app_secret=`."""
     clock = clock or Clock()
-    return Sandbox([PLATFORMS[name](clock, **options) for name in platforms], clock)
+    return Sandbox([platforms()[name](clock, **options) for name in names], clock)
 
 
 @contextmanager

@@ -97,3 +97,6 @@ def _read(request: Request) -> tuple[str, list[Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "key" in row for row in rows):
         raise ValueError("rows without a key")
     return event, rows
+
+
+PLATFORM = Webhook
