@@ -208,6 +208,32 @@ def test_a_lost_state_may_be_required_by_the_settings(world: World) -> None:
     assert told(world, "audiences", "adopt", "shop.vip.meta", "--by-mark", "--without-history")["changed"]
 
 
+def test_a_state_that_never_sent_is_none(world: World) -> None:
+    """`plan` and `status` make a state where there is none; `require_state` is not satisfied by that."""
+    world.sync()
+    world.sql(f"drop schema {world.warehouse.schema}_dbt_segments cascade")
+    world.write()
+    assert call(world, "plan").exit_code == 0
+    assert call(world, "status").exit_code == 0
+    world.variables = {"require_state": True}
+    world.write()
+    done = call(world, "sync", "--now")
+    assert (done.exit_code, "require_state is true" in done.stderr) == (2, True), done.output
+
+
+def test_syncs_of_a_whole_entity_are_listed_and_selected_by_its_name(world: World) -> None:
+    """`list` has a row for the entity; `--select customer` means its syncs; switching them is left to the user."""
+    world.connections = {"meta": world.meta(), "out": {"type": "files", "path": str(world.project.path / "out")}}
+    world.syncs = [{"to": "out", "mode": "upsert", "key": {"Id": "customer_id"}, "fields": {"Mail": "email"}}]
+    world.write()
+    listed = told(world, "list")["syncs"]
+    assert sorted(one["sync_id"] for one in listed) == ["shop.customers.out", "shop.vip.meta"]
+    assert [one.sync_id for one in world.run(select=("customer",)).syncs] == ["shop.customers.out"]
+    done = call(world, "disable", "customer", "out")
+    assert done.exit_code == 2
+    assert "entity" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [

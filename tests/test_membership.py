@@ -150,6 +150,20 @@ def test_a_segment_that_failed_today_loses_nobody(world: World) -> None:
     assert members(world) == {"1": ["lapsed", "vip"], "2": ["vip"], "3": []}
 
 
+def test_a_view_that_cannot_be_read_loses_nobody(world: World) -> None:
+    """Its rows cannot be computed today: its last good set counts, and the other segments go on."""
+    world.run()
+    schema = world.warehouse.schema
+    world.sql(
+        f"drop table {schema}.lapsed; create table {schema}.words as select 'x' as word; "
+        f"create view {schema}.lapsed as select cast(word as integer) as customer_id from {schema}.words"
+    )
+    world.segment([1])
+    world.run()
+    assert members(world) == {"1": ["vip"], "2": ["lapsed"], "3": []}
+    assert sizes(world)[0][2].startswith("not_readable: lapsed")
+
+
 @pytest.mark.parametrize("status", ["error", "skipped"])
 def test_a_build_that_failed_is_not_counted(world: World, status: str) -> None:
     """Rows of a model that dbt could not build, or of one whose test failed, do not count, though they are there."""

@@ -237,6 +237,31 @@ def test_a_relation_and_the_membership_of_an_entity(
     assert {number: values["Segments"] for number, values in crm.records.items()} == {1: [], 2: [], 3: ["vip"]}
 
 
+def test_membership_events_keep_the_name_they_were_sent_under(world: World, receiver: Receiver, crm: Crm) -> None:
+    """A segment whose name changes is left under its former name and entered under the new one."""
+    to_webhook(world, receiver, object="membership", fields={})
+    world.segments["vip"]["name"] = "vip"
+    world.sync()
+    assert crm.segments == {("vip", 1), ("vip", 2)}
+    world.segments["vip"]["name"] = "best"
+    for _ in range(2):
+        world.sync(allow_removals=("best",))
+    assert crm.segments == {("best", 1), ("best", 2)}
+
+
+def test_a_number_that_is_none_is_no_key(world: World, receiver: Receiver, crm: Crm) -> None:
+    """JSON has no NaN and no infinity: a record with such a key is rejected, a value of that kind is null."""
+    world.sql(
+        f"drop table {world.warehouse.schema}.vip; create table {world.warehouse.schema}.vip "
+        "as select 1 as customer_id, cast('NaN' as double precision) as score, "
+        "cast('Infinity' as double precision) as id union all select 2, 0.5, 7"
+    )
+    to_webhook(world, receiver, key={"Id": "id"}, fields={"Score": "score"})
+    world.sync()
+    assert crm.records == {7.0: {"Score": 0.5}}
+    assert world.state("rejects", "key, reason") == [("1", "no_key")]
+
+
 # -- files ----------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +337,15 @@ def test_types_of_the_warehouse_reach_parquet(world: World, tmp_path: Path, ware
     [part] = folder.rglob("*.parquet")
     kinds = [kind for _, kind, *_ in duckdb.sql(f"describe select * from '{part}'").fetchall()]
     assert kinds == ["BIGINT", "BIGINT", "VARCHAR", "DOUBLE", "BOOLEAN", "VARCHAR[]"]
+
+
+def test_a_plan_of_change_files_shows_no_member(world: World, tmp_path: Path) -> None:
+    """A Parquet file of changes cannot be written from masked values: the plan says how many members it has."""
+    to_files(world, tmp_path / "out", "mirror", format="parquet")
+    ((_, shown),) = world.plan(show_requests=1).requests.items()
+    assert "2 members" in str(shown)
+    assert ADA not in str(shown)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_fails_and_is_mended(world: World, tmp_path: Path) -> None:

@@ -55,6 +55,19 @@ def test_a_suppression_list_without_the_key_holds(world: World) -> None:
     assert (result.status, result.reason.split(":")[0]) == ("held", "key_missing")
 
 
+@pytest.mark.parametrize("consents", [False, True])
+def test_an_entity_without_its_key_holds(world: World, consents: bool) -> None:
+    """Whoever refuses could not be told apart: held with the column's name, and not a failure of the warehouse."""
+    world.suppress = ["opt_outs"]
+    world.consent = {"ads": "ads_consent"} if consents else {}
+    world.customers([(1, ADA)])
+    world.segment([1])
+    world.opt_outs([2])
+    world.sql(f"alter table {world.warehouse.schema}.customers rename column customer_id to id")
+    result = world.sync()
+    assert (result.status, result.reason.split(":")[0], result.exit_code) == ("held", "key_missing", 1), result
+
+
 def test_an_identifier_that_the_segment_yields_is_refused_too(world: World) -> None:
     """The e-mail comes from the segment, two members share it, one refuses: it is sent for nobody."""
     world.customers([(1, None), (2, None, "+1 201 555 0102")])

@@ -245,6 +245,15 @@ def test_add_proposes_one_click_for_an_ad_platform(world: World) -> None:
     assert body_of(path) == "destinations: [meta_emea, meta]"
 
 
+def test_add_writes_nothing_that_would_be_refused(world: World) -> None:
+    """What `validate` would not take is not written either."""
+    path = give(world, "label: VIP")
+    before = path.read_text()
+    done = call(world, "add", "vip", "--to", "meta", "--object", "bogus", "--write")
+    assert done.exit_code == 2, done.output
+    assert path.read_text() == before
+
+
 def test_add_proposes_key_and_fields_for_a_classic_sync(world: World) -> None:
     """Identifiers and the segment's own columns are mapped under their own names; consent is not; the rest is named."""
     world.consent = {"ads": "ads_consent"}
