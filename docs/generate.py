@@ -28,6 +28,7 @@ from benchmarks.results import table
 from dbt_segments import cli, demo
 from dbt_segments.demo import changes
 from dbt_segments.destinations import registry
+from dbt_segments.destinations.base import Destination
 from dbt_segments.identifiers.attempt import attempt
 from dbt_segments.identifiers.rules import Rule
 from tests.sabotage.cases import SABOTAGES
@@ -217,6 +218,42 @@ def _identifiers(type_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _platforms(argument: str) -> str:
+    """A row for each ad platform, out of what it declares: `short` for an overview, `sending` for how members go."""
+    types = [registry.get(name) for name in registry.names()]
+    platforms = [cls for cls in types if cls.one_click]
+    if argument == "short":
+        heads = ("platform", "type", "API version", "finds people by", "people it needs")
+        rows = [
+            (
+                f"[{cls.title}](docs/reference/destinations/{cls.type}.md)",
+                f"`{cls.type}`",
+                cls.version or "-",
+                _units(cls),
+                f"{cls.minimum:,}" if cls.minimum else "-",
+            )
+            for cls in platforms
+        ]
+    else:
+        heads = ("type", "match units", "members a request", "forgets a member after", "what accepted proves")
+        rows = [
+            (
+                f"[`{cls.type}`](destinations/{cls.type}.md)",
+                _units(cls),
+                f"{cls.limits.members:,}",
+                f"{cls.retention_days} days" if cls.retention_days else "never",
+                cls.proves,
+            )
+            for cls in platforms
+        ]
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _units(cls: type[Destination]) -> str:
+    return ", ".join(" with ".join(f"`{name}`" for name in unit) for unit in cls.units)
+
+
 def _benchmarks(argument: str) -> str:
     """The table of figures that `python -m benchmarks` wrote; the argument names their file."""
     figures = (ROOT / "docs" / "benchmarks" / f"{argument}.json").read_text(encoding="utf-8")
@@ -242,6 +279,7 @@ _SOURCES: dict[str, Callable[[str], str]] = {
     "sample": _sample,
     "help": _help,
     "identifiers": _identifiers,
+    "platforms": _platforms,
     "benchmarks": _benchmarks,
     "sabotages": _sabotages,
 }

@@ -121,6 +121,9 @@ class Meta(Destination):
     one_click = True
     modes = ("mirror", "replace")
     forgets_after_days: ClassVar = {"external_id": 90}
+    minimum = 100
+    settles_h = 24
+    proves = "all rows were received; rows that Meta calls invalid are counted, not named"
     session_s = 5400.0  # 90 minutes from a replace's first batch to its last
 
     # -- the connection ---------------------------------------------------------------------------------------
