@@ -45,8 +45,11 @@ class Connections:
         return tuple(dict.fromkeys((*self.ok, *(name for name in self.problems if name))))
 
 
-def read_connections(path: Path | None, env: Mapping[str, str]) -> Connections:
-    """Every connection of the file; none where there is no file. Nothing is raised: mistakes are problems."""
+def read_connections(path: Path | None, env: Mapping[str, str], folder: Path | None = None) -> Connections:
+    """Every connection of the file; none where there is no file. Nothing is raised: mistakes are problems.
+
+    folder  where relative paths in settings begin; None: the current one
+    """
     if path is None:
         return Connections()
     try:
@@ -57,7 +60,7 @@ def read_connections(path: Path | None, env: Mapping[str, str]) -> Connections:
         return _unreadable(path, _yaml_words(error))
     if not isinstance(entries or {}, dict):
         return _unreadable(path, "must be a mapping of connection names to settings")
-    readers = [_Reader(str(path), str(name), env) for name in entries or {}]
+    readers = [_Reader(str(path), str(name), env, folder or Path()) for name in entries or {}]
     results = {reader.name: reader.read((entries or {})[reader.name]) for reader in readers}
     return Connections(
         file=str(path),
@@ -96,8 +99,8 @@ class _MissingVariable(Exception):
 class _Reader:
     """Reads one connection; `problems` and `type` are filled on the way."""
 
-    def __init__(self, file: str, name: str, env: Mapping[str, str]) -> None:
-        self.file, self.name, self.env = file, name, env
+    def __init__(self, file: str, name: str, env: Mapping[str, str], folder: Path) -> None:
+        self.file, self.name, self.env, self.folder = file, name, env, folder
         self.problems: list[Problem] = []
         self.type: type[Destination] | None = None
         self.unset: set[str] = set()  # top-level keys whose value could not be rendered or is empty
@@ -118,7 +121,7 @@ class _Reader:
         validated = self._validate(settings, self.type)
         if validated is None or self.problems:
             return None
-        return Connection(self.name, self.type.type, validated)
+        return Connection(self.name, self.type.type, validated.below(self.folder))
 
     def _problem(self, key: str, message: str, hint: str = "") -> None:
         self.problems.append(Problem(self.file, self.name, key, message, hint))

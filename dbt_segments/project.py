@@ -106,7 +106,7 @@ def read_configuration(options: Options) -> tuple[Profile, ProjectSettings, Conn
     )
     settings = read_project_settings(profile.variables, options.vars)
     path = find_destinations_file(options.profiles_dir, env, options.project_dir)
-    return profile, settings, read_connections(path, env)
+    return profile, settings, read_connections(path, env, options.project_dir)
 
 
 def check(options: Options) -> tuple[Registry, list[Problem]]:

@@ -339,6 +339,16 @@ def test_types_of_the_warehouse_reach_parquet(world: World, tmp_path: Path, ware
     assert kinds == ["BIGINT", "BIGINT", "VARCHAR", "DOUBLE", "BOOLEAN", "VARCHAR[]"]
 
 
+def test_a_relative_folder_is_below_the_project(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the command runs: files in another place would be missed by nobody who looks for them there."""
+    to_files(world, Path("out"), "replace")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert world.sync().status == "success"
+    assert latest(world.project.path / "out") == [(1, ADA), (2, BOB)]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_plan_of_change_files_shows_no_member(world: World, tmp_path: Path) -> None:
     """A Parquet file of changes cannot be written from masked values: the plan says how many members it has."""
     to_files(world, tmp_path / "out", "mirror", format="parquet")

@@ -12,9 +12,11 @@ import builtins
 import enum
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from typing_extensions import Self
 
 from dbt_segments.errors import DestinationError
 
@@ -234,6 +236,14 @@ class ConnectionSettings(BaseModel):
     max_concurrency: int | None = Field(default=None, ge=1, le=32)
     requests_per_s: float | None = Field(default=None, gt=0)
     allow_private: bool = False
+    # Relative paths of settings begin here, as those of dbt's own files do: the project's folder.
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    def below(self, folder: Path) -> Self:
+        """The same, with relative paths below this folder."""
+        placed = self.model_copy()
+        placed._folder = folder
+        return placed
 
 
 class RefreshSettings(ConnectionSettings):

@@ -127,7 +127,7 @@ class Files(RecordDestination):
         names = self._names
         if names.scheme in LOCAL:
             # Named as RFC 8089 allows: the HTTP library drops the scheme of a URL without a host.
-            uri = Path(names.root).expanduser().absolute().as_uri()
+            uri = self._local.as_uri()
             return uri.replace("file:///", "file://localhost/", 1).rstrip("/")
         return f"{names.scheme}://{quote(names.root, safe='/@')}"
 
@@ -142,7 +142,7 @@ class Files(RecordDestination):
 
         names = self._names
         if names.scheme in LOCAL:
-            return Store(LocalFiles(names.root), self._prefix)
+            return Store(LocalFiles(str(self._local)), self._prefix)
         return Store(RemoteFiles(names.scheme, names.root, dict(self.settings.storage_options or {})), self._prefix)
 
     def fault(self, call: Call, reply: Reply) -> Fault | None:
@@ -162,6 +162,11 @@ class Files(RecordDestination):
     @property
     def _names(self) -> Names:
         return names_of(self.settings.path)
+
+    @property
+    def _local(self) -> Path:
+        """The folder; a relative one is below the project's, whatever the current one."""
+        return Path(self.settings._folder, Path(self._names.root).expanduser()).absolute()
 
     @property
     def _prefix(self) -> str:
