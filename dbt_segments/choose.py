@@ -5,7 +5,7 @@ Source of the names: the identifier table of docs/reference; a platform's own fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from dbt_segments.destinations.base import Destination
 from dbt_segments.spelling import nearest
@@ -57,7 +57,7 @@ def canonical(name: str, platforms: Iterable[type[Destination]]) -> str | None:
     """
     platforms = tuple(platforms)
     lower = name.lower()
-    if lower in NAMES or any(lower in platform.identifiers for platform in platforms):
+    if lower in NAMES or any(lower in taken(platform) for platform in platforms):
         return lower
     if lower in _SYNONYMS:
         return _SYNONYMS[lower]
@@ -65,7 +65,7 @@ def canonical(name: str, platforms: Iterable[type[Destination]]) -> str | None:
         known
         for platform in platforms
         for known, accepts in platform.identifiers.items()
-        if accepts.field.lower() == lower
+        if accepts.field.lower() == lower and not accepts.trait
     }
     return meanings.pop() if len(meanings) == 1 else None
 
@@ -75,18 +75,28 @@ def expand(name: str) -> tuple[str, ...]:
     return _BIRTH_DATE if name == "birth_date" else (name,)
 
 
+def taken(platform: type[Destination]) -> list[str]:
+    """Everything by which a platform can be told of people, in its order."""
+    return [name for name, accepts in platform.identifiers.items() if not accepts.trait]
+
+
 def choose(
-    identifiers: Sequence[Identifier], platform: type[Destination], only: Sequence[str] | None = None
+    identifiers: Sequence[Identifier],
+    platform: type[Destination],
+    only: Sequence[str] | None = None,
+    offered: Collection[str] | None = None,
 ) -> tuple[tuple[Identifier, ...], list[str]]:
     """The identifiers that a sync sends, named and ordered as in `platform.identifiers`, and what is wrong.
 
     identifiers  the entity's, under the names of the table
     only         names the user asked for; None: all that both sides know
+    offered      those that this connection takes; None: all of the platform's
     """
+    offered = taken(platform) if offered is None else offered
     wanted = None if only is None else _wanted(only, platform)
     chosen: list[Identifier] = []
     wrong: list[str] = []
-    for name in platform.identifiers:
+    for name in (name for name in platform.identifiers if name in offered):
         sources = [source for source in _sources(name, identifiers) if _is_asked(name, source, wanted)]
         if len(sources) > 1:
             columns = " and ".join(f"`{source.name}`" for source in sources)
@@ -97,7 +107,7 @@ def choose(
         chosen += [_renamed(source, name) for source in sources[:1]]
     if any(item.name == "first_name" for item in chosen) and (wanted is None or "fi" not in wanted):
         chosen = [item for item in chosen if item.name != "fi"]
-    return tuple(chosen), wrong + list(_refused(wanted, chosen, identifiers, platform))
+    return tuple(chosen), wrong + list(_refused(wanted, chosen, identifiers, platform, offered))
 
 
 def matches_alone(chosen: Sequence[Identifier], platform: type[Destination]) -> bool:
@@ -106,9 +116,11 @@ def matches_alone(chosen: Sequence[Identifier], platform: type[Destination]) -> 
     return any(names.issuperset(unit) for unit in lasting_units(platform))
 
 
-def lasting_units(platform: type[Destination]) -> list[tuple[str, ...]]:
+def lasting_units(platform: type[Destination], offered: Collection[str] | None = None) -> list[tuple[str, ...]]:
     """Match units that the platform does not forget by itself: who has no other could not be taken out any more."""
-    return [unit for unit in platform.units if "+".join(unit) not in platform.forgets_after_days]
+    names = set(taken(platform) if offered is None else offered)
+    units = (unit for unit in platform.units if names.issuperset(unit))
+    return [unit for unit in units if "+".join(unit) not in platform.forgets_after_days]
 
 
 def _wanted(only: Sequence[str], platform: type[Destination]) -> dict[str, str]:
@@ -144,17 +156,20 @@ def _refused(
     chosen: Sequence[Identifier],
     identifiers: Sequence[Identifier],
     platform: type[Destination],
+    offered: Collection[str],
 ) -> Iterator[str]:
     """One text for each name that the user asked for and that will not be sent."""
-    taken, had = list(platform.identifiers), [identifier.name for identifier in identifiers]
+    had = [identifier.name for identifier in identifiers]
     stood_in = {(other, item.column) for item in chosen for other, _ in _STAND_INS.get(item.name, ())}
     for name, written in (wanted or {}).items():
         if any(name == item.name for item in chosen):
             continue
         if any(item.name == name and (name, item.column) in stood_in for item in identifiers):
             continue  # sent under the platform's name for it, as an idfa is where only maid is taken
-        hint = nearest(name, sorted({*taken, *had}))
-        if name in taken:
+        hint = nearest(name, sorted({*offered, *had}))
+        if name in taken(platform) and name not in offered:
+            yield f"{platform.type} does not take `{written}` with the settings of this connection"
+        elif name in offered:
             yield f"the entity has no `{written}`; it has {', '.join(had)}"
         else:
             yield f"{platform.type} does not take `{written}`" + (f" ({hint})" if hint else "")

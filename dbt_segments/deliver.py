@@ -276,7 +276,7 @@ class Courier:
         )
 
     def _rejects(self, generation: Pointer, number: int, sent: Sent) -> Iterator[dict[str, Any]]:
-        if not sent.refused or sent.fate != "accepted":
+        if not sent.refused or sent.fate not in ("accepted", "submitted"):
             return
         first = int(self._one("select min(seq) from plan where batch = ?", [number]))
         reasons: Mapping[int, str] = {first + index: code for index, code in sent.refused.items()}

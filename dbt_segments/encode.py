@@ -142,6 +142,7 @@ def encoding(sync: Sync, destination: Destination, default_country: str | None) 
             destination.type,
             destination.row.value,
             ",".join(f"{i.name}:{i.column}:{i.country}:{i.form}" for i in sync.identifiers),
+            *filter(None, (destination.constants(),)),
         )
     )
     return Encoding(
@@ -207,7 +208,8 @@ def _hash_sql(coding: Encoding) -> str:
         f"case when {quote(name)} is not null then concat({literal(name + '=')}, {quote(name)}, chr(30)) end"
         for name in coding.identifiers
     ]
-    return f"concat({', '.join(parts)})"
+    constants = coding.destination.constants()
+    return f"concat({', '.join((*parts, literal(constants)) if constants else parts)})"
 
 
 def _payload_sql(coding: Encoding, stage: str, alias: str, names: Sequence[str]) -> str:

@@ -34,7 +34,8 @@ class Sent:
              unknown    some or all may have been applied
     outcome  the platform's own, for accepted and submitted batches; of a divided batch the sum of its parts
     error    why it is not accepted
-    refused  row index within the batch -> reason code; these rows were surely not applied when the fate is accepted
+    refused  row index within the batch -> reason code; these rows were surely not applied when the fate is accepted,
+             nor will they be when it is submitted
     """
 
     outcome: Outcome | None = None

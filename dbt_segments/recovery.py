@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from dbt_segments.audiences import recorded
@@ -19,6 +20,20 @@ from dbt_segments.state.pending import Generation, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
 from dbt_segments.warehouse import Session, Warehouse
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the jobs of earlier runs came to.
+
+    refused       rows that the destination refused singly
+    unattributed  refusals that it counted without naming rows
+    lost          why jobs ended without an outcome; their members count as perhaps there
+    """
+
+    refused: int = 0
+    unattributed: int = 0
+    lost: tuple[str, ...] = ()
 
 
 class Recovery:
@@ -93,19 +108,19 @@ class Recovery:
         ]
         self._store.log(session, "sync_batches", events)
 
-    def poll(self, sender: Sender, generations: list[Generation]) -> None:
-        """Ask for the outcome of every running job, and fold those that ended."""
+    def poll(self, sender: Sender, generations: list[Generation]) -> Ended:
+        """Ask for the outcome of every running job, fold those that ended, and say what came of them."""
         with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
             known = recorded(session, self._store, self._sync)
         if known is None:
-            return
+            return Ended()
         rows: list[dict[str, Any]] = []
         for generation in generations:
             for batch in generation.open_batches:
                 event = self._ask(sender, known.audience, generation, batch)
                 rows += [event] if event else []
         if not rows:
-            return
+            return Ended()
         with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
             with session.transaction():
                 self._lock.fence(session)
@@ -113,6 +128,12 @@ class Recovery:
                 for row in rows:
                     self._log_refused(session, row)
             folds.fold(session, self._store, self._sync.id, self._lock)
+        outcomes: list[Outcome] = [row["outcome"] for row in rows]
+        return Ended(
+            sum(len(one.refused) for one in outcomes),
+            sum(one.unattributed for one in outcomes),
+            tuple(dict.fromkeys(one.lost for one in outcomes if one.lost)),
+        )
 
     def _ask(self, sender: Sender, audience: Audience, generation: Generation, batch: int) -> dict[str, Any] | None:
         job = generation.states[batch].job or ""
@@ -123,9 +144,12 @@ class Recovery:
         except TransientError:  # no answer for now: the job stays open
             return None
         # A job that failed, or that nobody knows of any more, may have done anything.
-        state = "unknown" if outcome.lost else "accepted"
+        # A removal of which some rows were refused without being named is owed as a whole: who is still there?
+        owed = generation.phases[batch] == "remove" and outcome.unattributed
+        state = "unknown" if outcome.lost else "rejected" if owed else "accepted"
         refused = {} if outcome.lost else dict(outcome.refused)
         return {
+            "outcome": outcome,
             "refused": refused,
             "generation": generation,
             "batch": batch,

@@ -24,7 +24,7 @@ from dbt_segments.frozens import Frozens
 from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
 from dbt_segments.records import record_coding
-from dbt_segments.recovery import Recovery
+from dbt_segments.recovery import Ended, Recovery
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
 from dbt_segments.state import locks, memory
@@ -96,6 +96,7 @@ class SyncRun:
         self._planner = Planner(project.store, sync, self._coding, wishes.full)
         self._holds: list[str] = []
         self._notes: list[str] = []
+        self._ended = Ended()
         # What a sync that a threshold holds would have done.
         self._forecast: Counts | None = None
         # Of a sync that deletes whom the segment names: how many records the entity has.
@@ -126,7 +127,7 @@ class SyncRun:
         """Mend what was left, then send what changed. Runs under the audience's lock."""
         stats = sender.stats
         before = (stats.requests, stats.retries, stats.bytes_sent)
-        result = self._sync_once(lock, sender, due)
+        result = _with_jobs(self._sync_once(lock, sender, due), self._ended)
         requests, retries, bytes_sent = (
             now - then for now, then in zip((stats.requests, stats.retries, stats.bytes_sent), before, strict=True)
         )
@@ -162,7 +163,7 @@ class SyncRun:
         )
         generations = recovery.recover()
         if any(generation.open_batches for generation in generations):
-            recovery.poll(sender, generations)
+            self._ended = recovery.poll(sender, generations)
 
     def _not_due(self, due: Due) -> SyncResult | None:
         with self._session() as session:
@@ -270,7 +271,7 @@ class SyncRun:
         )
         held = self._destination.held()
         self._holds = [*([held] if held else []), *reasons]
-        self._notes = [f"warning: {text}" for text in warnings]
+        self._notes = [f"warning: {text}" for text in (*warnings, *self._destination.warnings())]
 
     def _plan(self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool) -> Plan | None:
         """The plan; of a held sync that of its refusals, None where even they cannot be known. Adds to the holds."""
@@ -438,6 +439,21 @@ def _with(audience: Audience | None, result: SyncResult) -> SyncResult:
     if audience is None or not audience.name:
         return result
     return replace(result, audience_id=audience.id, audience_name=audience.name)
+
+
+def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
+    """The result of a run that also asked how jobs of earlier runs ended: what they refused needs reading, too."""
+    said = []
+    if ended.lost:
+        said.append(f"job_failed: a job of an earlier run ended without an outcome ({', '.join(ended.lost)})")
+    if ended.unattributed:
+        said.append(f"rejects: a job of an earlier run refused {ended.unattributed:,} members without naming them")
+    notes = [f"{ended.refused} members of an earlier run were refused when its job ended"] if ended.refused else []
+    if not said:
+        return replace(result, notes=(*result.notes, *notes))
+    if result.exit_code:
+        return replace(result, notes=(*result.notes, *notes, *said))
+    return replace(result, status="partial", reason="; ".join(said), exit_code=1, notes=(*result.notes, *notes))
 
 
 def _said(error: DestinationError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dbt_segments.choose import choose, lasting_units, matches_alone
@@ -70,12 +70,15 @@ class SyncReader:
             return None
         if platform.records:
             return self._read_records(item, platform, segment, declared, key)
-        identifiers, refused = choose(segment.entity.identifiers, platform, item.identifiers)
+        connection = self.connections.ok.get(item.to)
+        offered = None if connection is None else platform.offers(connection.settings)
+        identifiers, refused = choose(segment.entity.identifiers, platform, item.identifiers, offered)
         self.problems += [declared.problem(f"{key}.identifiers", message) for message in refused]
         if not refused and not matches_alone(identifiers, platform):
-            self.problems.append(declared.problem(key, *_no_unit(segment, platform, identifiers)))
+            self.problems.append(declared.problem(key, *_no_unit(segment, platform, identifiers, offered)))
             return None
-        return None if refused else self._sync(item, platform, segment, identifiers)
+        traits = () if connection is None else platform.traits(connection.settings)
+        return None if refused else self._sync(item, platform, segment, (*identifiers, *traits))
 
     def _read_records(
         self, item: DestinationItem, platform: type[Destination], segment: Segment, declared: Declared, key: str
@@ -193,8 +196,10 @@ def _wrong_classic(item: SyncItem, platform: type[Destination], segment: Segment
     return None
 
 
-def _no_unit(segment: Segment, platform: type[Destination], chosen: tuple[Identifier, ...]) -> tuple[str, str]:
-    units = ", ".join(" with ".join(unit) for unit in lasting_units(platform))
+def _no_unit(
+    segment: Segment, platform: type[Destination], chosen: tuple[Identifier, ...], offered: Collection[str] | None
+) -> tuple[str, str]:
+    units = ", ".join(" with ".join(unit) for unit in lasting_units(platform, offered))
     sent = ", ".join(identifier.name for identifier in chosen) or "none that it takes"
     message = f"{platform.type} could match nobody by the identifiers of entity `{segment.entity.name}` ({sent})"
     return message, f"it needs one of: {units}"

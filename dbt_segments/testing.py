@@ -30,6 +30,7 @@ __all__ = ["DestinationContract"]
 RUN_ID = "20261123T100000Z-c0ffee"
 LONGEST_BATCH = 2_000
 ASKED_S = 7
+MOST_POLLS = 5
 
 
 class DestinationContract:
@@ -289,11 +290,23 @@ class _World:
         self.line.requests.clear()
 
     def send(self, batch: Batch) -> Sent:
-        """What became of a batch. Asserts that each row has one outcome."""
-        sent = self.sender.send(self.audience, batch)
+        """What became of a batch, of a job once it has ended. Asserts that each row has one outcome."""
+        sent = self._ended(self.sender.send(self.audience, batch))
         outcome = sent.outcome or Outcome()
         assert set(sent.refused) <= set(range(batch.count)), "a refusal of a row that was not sent"
         assert len(sent.refused) + outcome.unattributed <= batch.count, "more refusals than rows"
+        return sent
+
+    def _ended(self, sent: Sent) -> Sent:
+        """Follow the job of a submitted batch; one that has not ended after so many looks stays submitted."""
+        if sent.fate != "submitted" or sent.outcome is None or sent.outcome.job is None:
+            return sent
+        for _ in range(MOST_POLLS):
+            outcome = self.sender.play(self.destination.poll(self.audience, sent.outcome.job))
+            if outcome.lost:
+                return Sent(outcome=outcome, fate="unknown", refused=sent.refused)
+            if outcome.done:
+                return Sent(outcome=outcome, refused={**sent.refused, **outcome.refused})
         return sent
 
     def _sleep(self, seconds: float) -> None:

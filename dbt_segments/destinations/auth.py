@@ -71,9 +71,51 @@ class Bearer(Auth):
         outgoing.headers["Authorization"] = self._header
 
 
-class OAuthRefresh(Auth):
-    """A short-lived token, fetched with a refresh token: before the first call, shortly before it ends, and once when
-    it is refused. However many threads notice an expiry, one of them renews and the others wait for it.
+class ShortLived(Auth):
+    """A token that ends: fetched before the first call, shortly before it ends, and once when it is refused.
+
+    However many threads notice an expiry, one of them renews and the others wait for it.
+
+    clock  monotonic seconds
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._header = ""
+        self._ends_at: float | None = None
+        self._version = 0
+
+    def ready(self, post: Post) -> int:
+        with self._lock:
+            expired = self._ends_at is not None and self._clock() >= self._ends_at - RENEW_EARLY_S
+            if not self._header or expired:
+                self._fetch(post)
+            return self._version
+
+    def apply(self, outgoing: Outgoing) -> None:
+        outgoing.headers["Authorization"] = self._header
+
+    def renew(self, used: int, post: Post) -> bool:
+        with self._lock:
+            if self._version == used:
+                self._fetch(post)
+            return True
+
+    def _fetch(self, post: Post) -> None:
+        answer = self._exchange(post)
+        self._header = bearer(answer["access_token"])
+        life = answer.get("expires_in")
+        self._ends_at = self._clock() + life if isinstance(life, (int, float)) else None
+        self._version += 1
+
+    def _exchange(self, post: Post) -> dict[str, Any]:
+        """The token endpoint's answer, see `token_of`."""
+        raise NotImplementedError
+
+
+class OAuthRefresh(ShortLived):
+    """A short-lived token, fetched with a refresh token.
 
     client_secret  None: a public client
     basic    the client's credentials go into the `Authorization` header instead of the form
@@ -98,6 +140,7 @@ class OAuthRefresh(Auth):
         kept: TokenFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock=clock)
         self._token_url = token_url
         self._client_id = client_id
         self._client_secret = client_secret
@@ -106,37 +149,12 @@ class OAuthRefresh(Auth):
         self._scope = scope
         self._headers = dict(headers or {})
         self._kept = kept
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._header = ""
-        self._ends_at: float | None = None
-        self._version = 0
-
-    def ready(self, post: Post) -> int:
-        with self._lock:
-            expired = self._ends_at is not None and self._clock() >= self._ends_at - RENEW_EARLY_S
-            if not self._header or expired:
-                self._fetch(post)
-            return self._version
-
-    def apply(self, outgoing: Outgoing) -> None:
-        outgoing.headers["Authorization"] = self._header
-
-    def renew(self, used: int, post: Post) -> bool:
-        with self._lock:
-            if self._version == used:
-                self._fetch(post)
-            return True
-
-    def _fetch(self, post: Post) -> None:
-        with self._kept.held() if self._kept else contextlib.nullcontext():
-            answer = self._exchange(post)
-        self._header = bearer(answer["access_token"])
-        life = answer.get("expires_in")
-        self._ends_at = self._clock() + life if isinstance(life, (int, float)) else None
-        self._version += 1
 
     def _exchange(self, post: Post) -> dict[str, Any]:
+        with self._kept.held() if self._kept else contextlib.nullcontext():
+            return self._refreshed(post)
+
+    def _refreshed(self, post: Post) -> dict[str, Any]:
         newest = self._kept.newest() if self._kept else None
         if newest is not None:
             self._refresh_token = newest
@@ -151,7 +169,7 @@ class OAuthRefresh(Auth):
                 form["client_secret"] = self._client_secret.get_secret_value()
         if self._scope:
             form["scope"] = self._scope
-        answer = _token(post(self._token_url, form, headers))
+        answer = token_of(post(self._token_url, form, headers))
         fresh = answer.get("refresh_token")
         if isinstance(fresh, str) and fresh and fresh != self._refresh_token.get_secret_value():
             self._refresh_token = SecretStr(fresh)
@@ -181,13 +199,20 @@ def bearer(token: str) -> str:
     return f"Bearer {token}"
 
 
-def _token(reply: Reply) -> dict[str, Any]:
-    """The token endpoint's answer as an object with a text `access_token`; of an error only its code is kept."""
+def token_of(
+    reply: Reply, refused: str = "the refresh token was refused", hint: str = "connect the account again"
+) -> dict[str, Any]:
+    """The token endpoint's answer as an object with a text `access_token`; of an error only its code is kept.
+
+    refused, hint  what is said of a grant that is not good
+
+    Raises AuthError or TransientError.
+    """
     answer = reply.json if isinstance(reply.json, dict) else {}
     if 200 <= reply.status < 300 and isinstance(answer.get("access_token"), str):
         return answer
     if reply.status in (400, 401, 403):
         named = answer.get("error")
         code = named if isinstance(named, str) and _ERROR_CODE.fullmatch(named) else str(reply.status)
-        raise AuthError(f"the refresh token was refused ({code})", code=code, hint="connect the account again")
+        raise AuthError(f"{refused} ({code})", code=code, hint=hint)
     raise TransientError(f"the token endpoint answered {reply.status} without a token", code=str(reply.status))

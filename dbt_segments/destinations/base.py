@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import enum
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -23,6 +23,7 @@ from dbt_segments.errors import DestinationError
 if TYPE_CHECKING:
     from dbt_segments.destinations.auth import Auth
     from dbt_segments.identifiers.rules import Rule
+    from dbt_segments.values import Identifier
 
 T = TypeVar("T")
 # In dbt's own folder, beside profiles.yml.
@@ -290,10 +291,15 @@ WORDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Accepts:
-    """One identifier that a destination takes: its name there, and the rule that makes the text that is sent."""
+    """One identifier that a destination takes: its name there, and the rule that makes the text that is sent.
+
+    trait  it identifies nobody: the connection's settings say which column holds it (see `Destination.traits`), and
+           it is never chosen from the entity's identifiers
+    """
 
     field: str
     rule: Rule
+    trait: bool = False
 
 
 class Destination:
@@ -361,6 +367,10 @@ class Destination:
         """A reason to hold every sync of this connection, with the remedy (terms not accepted); None: go."""
         return None
 
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but probably not meant in the settings; told with every plan and sync."""
+        return ()
+
     def transport(self) -> Any:
         """An `httpx.BaseTransport` that plays its calls in place of the network (files); None: the network."""
         return None
@@ -379,6 +389,20 @@ class Destination:
         return None
 
     # -- rows -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def offers(cls, settings: Any) -> Collection[str]:
+        """The identifiers that a connection with these settings takes; what it does not name is as if not there."""
+        return [name for name, accepts in cls.identifiers.items() if not accepts.trait]
+
+    @classmethod
+    def traits(cls, settings: Any) -> tuple[Identifier, ...]:
+        """What the settings want sent of each member beside identifiers, from columns of segment or entity."""
+        return ()
+
+    def constants(self) -> str:
+        """What the settings say of every member alike; where it changes everybody is sent again."""
+        return ""
 
     def write(self, op: Op, cells: Mapping[str, str]) -> str:
         """SQL of one member as JSON text, for SQL that runs over many.
