@@ -17,6 +17,7 @@ from typing import Literal
 from dbt_segments.identifiers.sql import WHITE_SPACE, folded, literal, lowered, matches, present, without
 
 Case = Literal["lower", "upper"]
+Affix = Literal["title", "suffix"]
 
 
 class Lookup(enum.Enum):
@@ -95,13 +96,25 @@ _LABEL = r"[\p{L}\p{M}\p{Nd}-]+"
 _ADDRESS = rf"{_LOCAL_PART}@{_LABEL}(?:\.{_LABEL})+"
 
 
-def email() -> Rule:
-    """Lower case, otherwise as written: dots and `+tag` stay. What is not exactly one plain address is refused."""
+def email(unspaced: bool = False, gmail: bool = False) -> Rule:
+    """Lower case, otherwise as written: dots and `+tag` stay. What is not exactly one plain address is refused.
+
+    unspaced  white space inside is removed first
+    gmail     at gmail.com and googlemail.com, dots go from the part before the @, and everything from its first `+`
+    """
 
     def checked(terms: Terms) -> str:
         return f"case when {matches(terms.value, _ADDRESS)} then {terms.value} end"
 
-    return Rule("email", 1, True, (_lower, checked), _always("email_invalid"))
+    def told_apart(terms: Terms) -> str:
+        local = f"replace(split_part(split_part({terms.value}, '@', 1), '+', 1), '.', '')"
+        gmails = matches(terms.value, r".*@(?:gmail|googlemail)\.com")
+        short = f"nullif({local}, '') || '@' || split_part({terms.value}, '@', 2)"
+        return f"case when {gmails} then {short} else {terms.value} end"
+
+    steps = (_lower, *((_without(""),) if unspaced else ()), checked, *((told_apart,) if gmail else ()))
+    options = (*(("unspaced",) if unspaced else ()), *(("gmail",) if gmail else ()))
+    return Rule("email", 1, True, steps, _always("email_invalid"), options)
 
 
 def phone(plus: bool = False) -> Rule:
@@ -124,6 +137,29 @@ _POSTAL_DROPS = r"\p{Pd}"
 def name() -> Rule:
     """Lower case without punctuation and spaces; accents and digits stay."""
     return Rule("name", 1, True, (_lower, _without(_NAME_DROPS), _present), _nothing_left)
+
+
+_TITLES = "mr|mrs|ms|miss|mx|dr|prof"
+_SUFFIXES = "jr|sr|ii|iii|iv|phd|md"
+
+
+def spaced_name(drops: Affix) -> Rule:
+    """Lower case; accents and punctuation stay, a run of spaces is one; one title in front, or suffix behind, goes.
+
+    drops  which of the two; only as a word of its own, with or without a dot, and only if a name remains
+    """
+    runs, space = literal(f"[{WHITE_SPACE}]+"), literal(" ")
+    patterns = {"title": rf"^(?:{_TITLES})\.? (.+)$", "suffix": rf"^(.*[^ ,]),? (?:{_SUFFIXES})\.?$"}
+    pattern = literal(patterns[drops])
+
+    def spaced(terms: Terms) -> str:
+        return f"nfc_normalize(regexp_replace({terms.value}, {runs}, {space}, 'g'))"
+
+    def bare(terms: Terms) -> str:
+        return f"regexp_replace({terms.value}, {pattern}, '\\1')"
+
+    steps = (_lower, spaced, bare, _present)
+    return Rule("spaced_name", 1, True, steps, _nothing_left, (f"drops={drops}",))
 
 
 def initial() -> Rule:
@@ -186,6 +222,16 @@ def postal_code() -> Rule:
 
     steps = (_lower, _without(_POSTAL_DROPS), cut)
     return Rule("postal_code", 1, True, steps, _always("postal_code_invalid"), (), Lookup.ROW_COUNTRY)
+
+
+def postal_code_as_written() -> Rule:
+    """As written, in clear; what holds no letter and no digit is refused."""
+    shape = r"(?s:.*[\p{L}\p{N}].*)"
+
+    def checked(terms: Terms) -> str:
+        return f"case when {matches(terms.text, shape)} then nfc_normalize({terms.text}) end"
+
+    return Rule("postal_code_as_written", 1, False, (checked,), _always("postal_code_invalid"))
 
 
 def country(case: Case = "lower", hashed: bool = True) -> Rule:
@@ -270,9 +316,10 @@ def birth_day() -> Rule:
 # -- ids ------------------------------------------------------------------------------------------------------
 
 
-def maid(case: Case = "lower", hashed: bool = False, hexadecimal: bool = True) -> Rule:
+def maid(case: Case | None = "lower", hashed: bool = False, hexadecimal: bool = True) -> Rule:
     """A mobile advertising id, 8-4-4-4-12 with hyphens; all zeros mean that tracking is off and are refused.
 
+    case         None: as issued
     hexadecimal  False: any ASCII letters, since a platform's own sample is not hexadecimal
     """
     digit = "[0-9A-Fa-f]" if hexadecimal else "[0-9A-Za-z]"
@@ -281,7 +328,7 @@ def maid(case: Case = "lower", hashed: bool = False, hexadecimal: bool = True) -
 
     def cased(terms: Terms) -> str:
         real = f"{matches(terms.text, shape)} and not {matches(terms.text, zeros)}"
-        return f"case when {real} then {case}({terms.text}) end"
+        return f"case when {real} then {case or ''}({terms.text}) end"
 
     def reason(text: str) -> str:
         return f"case when {matches(text, zeros)} then 'maid_zero' else 'maid_invalid' end"
@@ -292,3 +339,20 @@ def maid(case: Case = "lower", hashed: bool = False, hexadecimal: bool = True) -
 def opaque_id() -> Rule:
     """The sender's own key, in clear: trimmed, case kept."""
     return Rule("opaque_id", 1, False, (), _nothing_left)
+
+
+# -- consent --------------------------------------------------------------------------------------------------
+
+_GRANTED = ("true", "t", "yes", "y", "1", "granted", "consent_granted")
+_DENIED = ("false", "f", "no", "n", "0", "denied", "consent_denied")
+
+
+def consent(granted: str, denied: str) -> Rule:
+    """A platform's two words for a yes and a no, in clear. Any other word says nothing, and nothing is sent."""
+
+    def worded(terms: Terms) -> str:
+        yes, no = (", ".join(literal(word) for word in words) for words in (_GRANTED, _DENIED))
+        said = f"when {terms.value} in ({yes}) then {literal(granted)} when {terms.value} in ({no}) then"
+        return f"case {said} {literal(denied)} end"
+
+    return Rule("consent", 1, False, (_lower, worded), _nothing_left, (f"granted={granted}", f"denied={denied}"))
