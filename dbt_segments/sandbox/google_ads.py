@@ -1,0 +1,325 @@
+"""The Data Manager API for Google Ads customer lists, as a sandbox.
+
+Source: Google, Data Manager API v1 (v1.8), REST reference and guides, read 2026-11. Members go in and out by jobs: a
+job is done at one of its polls, and all older ones of its list with it, those that nobody asks about included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from dbt_segments.sandbox import google_ads_lists as lists
+from dbt_segments.sandbox.faults import Fault
+from dbt_segments.sandbox.google_ads_access import Access
+from dbt_segments.sandbox.google_ads_errors import error, invalid, of_http, refuse, unknown
+from dbt_segments.sandbox.google_ads_upload import CODEC, Reader
+from dbt_segments.sandbox.people import Key
+from dbt_segments.sandbox.platform import DAY_S, Answer, Audience, Platform, Refusal, Request
+
+_LISTS = re.compile(r"/v1/accountTypes/GOOGLE_ADS/accounts/([0-9]+)/userLists(?:/([0-9]+))?")
+_OF_LISTS = {("GET", False): "find", ("POST", False): "create", ("GET", True): "get", ("PATCH", True): "update"}
+_OF_MEMBERS = {"/v1/audienceMembers:ingest": "add", "/v1/audienceMembers:remove": "remove"}
+_QUERY: Mapping[str, tuple[str, ...]] = {
+    "find": ("pageSize", "pageToken", "filter"),
+    "create": ("validateOnly",),
+    "update": ("updateMask",),
+    "poll": ("requestId",),
+}
+_MASKS = {"displayName": "name", "description": "description"}
+_STATUS_DAYS = 50
+
+
+@dataclass
+class Job:
+    """One accepted request. `errors` are members that processing does not take."""
+
+    id: str
+    audience: Audience
+    op: str
+    rows: list[list[Key]] = field(repr=False)
+    errors: Counter[str]
+    total: int
+    made: float
+    polls: int = 0
+    state: str = "PROCESSING"
+
+
+class GoogleAds(Platform):
+    """One account, which any login of the token endpoint may use. Policies besides the common ones:
+
+    account            the customer id; None: whichever a call names first
+    login_customer_id  the manager through whom the login has access; None: it has it directly
+    polls              at which poll a job is done (1)
+    fail               a reason: jobs fail at that poll, with nothing applied
+    forget_jobs        their status is gone, whatever became of them
+    strict_consent     members without both consents are not processed
+    refuse             {digest: reason}: requests with such a value are refused because of it
+    granted            whether the user still allows the access
+    service_accounts   {e-mail: public key in PEM}
+    match_rate         percent that lists with members show
+    """
+
+    name = "google_ads"
+    codec = CODEC
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "account": None,
+        "login_customer_id": None,
+        "polls": 1,
+        "fail": None,
+        "forget_jobs": False,
+        "strict_consent": False,
+        "refuse": {},
+        "granted": True,
+        "service_accounts": {},
+        "match_rate": None,
+    }
+
+    def reset(self) -> None:
+        super().reset()
+        self.policy |= {"refuse": {}, "service_accounts": {}}
+        self.jobs: dict[str, Job] = {}
+        self._access = Access(self.clock)
+
+    def report(self) -> dict[str, Any]:
+        return {"jobs": [{"id": job.id, "op": job.op, "state": job.state} for job in self.jobs.values()]}
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    def classify(self, request: Request) -> str:
+        if request.path == "/token":
+            return "token" if request.method == "POST" else ""
+        if request.path in _OF_MEMBERS:
+            return _OF_MEMBERS[request.path] if request.method == "POST" else ""
+        if request.path == "/v1/requestStatus:retrieve":
+            return "poll" if request.method == "GET" else ""
+        place = _LISTS.fullmatch(request.path)
+        if place is None:
+            return ""
+        if request.method == "DELETE" and place[2]:
+            return "delete"
+        return _OF_LISTS.get((request.method, place[2] is not None), "")
+
+    def answer(self, request: Request) -> Answer:
+        try:
+            return self._route(request)
+        except Refusal as refusal:
+            return refusal.answer
+
+    def fail(self, fault: Fault, request: Request) -> Answer:
+        if fault.kind == "expired_token":
+            self._access.revoke(_token(request))
+            return error("UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        if fault.kind == "gone":
+            where = "destinations[0].product_destination_id"
+            return error("INVALID_ARGUMENT", "gone", violations=[(where, "INVALID_DESTINATION")])
+        if fault.kind == "throttle":
+            limit = "IngestionMutateRequestsPerMinutePerProject"
+            answer = error("RESOURCE_EXHAUSTED", "Quota exceeded", metadata={"quota_limit": limit})
+        elif fault.kind == "too_small":
+            answer = error("INVALID_ARGUMENT", "this platform has no such refusal")
+        else:
+            answer = of_http(int(fault.get("status", 500)), "injected", str(fault.get("code", "")))
+        if fault.get("retry_after", None) is not None:
+            answer.headers["Retry-After"] = str(fault.get("retry_after", 0))
+        return answer
+
+    def usage(self, percent: int, request: Request) -> dict[str, str]:
+        """Google says nothing of the kind."""
+        return {}
+
+    def _route(self, request: Request) -> Answer:
+        if request.op == "token":
+            return self._exchange(request)
+        if not request.op:
+            raise refuse("NOT_FOUND", "no such call")
+        if not self._access.is_good(_token(request)):
+            raise refuse("UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        for name in request.query:
+            if name not in _QUERY.get(request.op, ()):
+                self.violation(f"{request.op}: query parameter {name}")
+                raise unknown(name)
+        try:
+            request.fields()
+        except ValueError:
+            raise refuse("INVALID_ARGUMENT", "Invalid JSON payload received.") from None
+        if request.op == "poll":
+            return self._poll(request)
+        if request.op in ("add", "remove"):
+            return self._upload(request)
+        place = _LISTS.fullmatch(request.path)
+        assert place is not None
+        self._admit(place[1], request.headers.get("login-account", "").rpartition("/")[2])
+        if not place[2]:
+            return self._find(request) if request.op == "find" else self._create(request)
+        audience = self.audiences.get(place[2])
+        if audience is None or audience.deleted:
+            raise refuse("NOT_FOUND", "Requested entity was not found.")
+        of_list: dict[str, Callable[[Request, Audience], Answer]] = {
+            "get": self._get,
+            "update": self._update,
+            "delete": self._delete,
+        }
+        return of_list[request.op](request, audience)
+
+    def _exchange(self, request: Request) -> Answer:
+        if request.query:
+            self.violation("token: query string")
+        try:
+            form = request.fields()
+        except ValueError:
+            return Answer(400, {"error": "invalid_request"})
+        return self._access.exchange(form, self.policy["service_accounts"], granted=self.policy["granted"])
+
+    def _admit(self, account: str, manager: str) -> None:
+        """Whether the login may see an account, and came through the manager that it needs."""
+        self.policy["account"] = self.policy["account"] or account
+        if account != self.policy["account"] or manager != (self.policy["login_customer_id"] or ""):
+            raise refuse("PERMISSION_DENIED", "The caller does not have permission")
+
+    # -- lists ------------------------------------------------------------------------------------------------
+
+    def _facts(self, audience: Audience) -> dict[str, Any]:
+        return lists.facts(audience, self.policy["match_rate"])
+
+    def _alive(self) -> list[Audience]:
+        return [one for one in self.audiences.values() if not one.deleted]
+
+    def _find(self, request: Request) -> Answer:
+        found = self._alive()
+        if "filter" in request.query:
+            name = lists.named(request.query["filter"])
+            found = [one for one in found if one.name == name]
+        start, size = request.query.get("pageToken", "0"), request.query.get("pageSize", "50")
+        if not size.isdigit() or not 0 < int(size) <= 1000:
+            raise invalid("page_size", "INVALID_ARGUMENT")
+        if not start.isdigit():
+            raise invalid("page_token", "INVALID_PAGE_TOKEN")
+        end = int(start) + int(size)
+        body: dict[str, Any] = {"userLists": [self._facts(one) for one in found[int(start) : end]]} if found else {}
+        return Answer(200, {**body, "nextPageToken": str(end)} if end < len(found) else body)
+
+    def _create(self, request: Request) -> Answer:
+        body = request.fields()
+        traits, days = lists.traits_of(body), lists.days_of(body.get("membershipDuration"))
+        if any(one.name == body["displayName"] for one in self._alive()):
+            raise invalid("user_list.display_name", "DISPLAY_NAME_ALREADY_USED")
+        audience = Audience(
+            id=str(8_888_000_000 + self.made + 1),
+            account=str(self.policy["account"]),
+            name=body["displayName"],
+            description=str(body.get("description", "")),
+            members=self.new_members(),
+            created=self.clock.now(),
+            retention_days=days,
+            traits=traits,
+        )
+        if request.query.get("validateOnly") != "true":
+            self.made += 1
+            self.audiences[audience.id] = audience
+        return Answer(200, self._facts(audience), note={"audience": audience.id})
+
+    def _get(self, request: Request, audience: Audience) -> Answer:
+        return Answer(200, self._facts(audience), note={"audience": audience.id})
+
+    def _update(self, request: Request, audience: Audience) -> Answer:
+        body, masks = request.fields(), request.query.get("updateMask", "").split(",")
+        if not masks[0] or any(mask not in _MASKS for mask in masks):
+            raise invalid("update_mask", "INVALID_UPDATE_MASK")
+        for name in body:
+            if name not in _MASKS:
+                raise unknown(f"user_list.{name}")
+        for mask in masks:
+            setattr(audience, _MASKS[mask], str(body.get(mask, "")))
+        return self._get(request, audience)
+
+    def _delete(self, request: Request, audience: Audience) -> Answer:
+        audience.deleted = True
+        return Answer(200, {}, note={"audience": audience.id})
+
+    # -- members ----------------------------------------------------------------------------------------------
+
+    def _upload(self, request: Request) -> Answer:
+        """add, remove"""
+        manager, account = self.policy["login_customer_id"] or "", self.policy["account"] or ""
+        reader = Reader(account, manager, self.policy["strict_consent"], self.policy["refuse"])
+        try:
+            upload = reader.read(request)
+        finally:
+            for fault in sorted(reader.faults):
+                self.violation(f"{request.op}: {fault}")
+        audience = self.audiences.get(upload.list_id)
+        if audience is None or audience.deleted:
+            raise invalid("destinations[0].product_destination_id", "INVALID_DESTINATION")
+        if upload.kind != audience.traits["kind"]:
+            raise invalid("destinations[0]", "INVALID_USER_LIST_TYPE")
+        note = {"rows": upload.total, "audience": audience.id}
+        if request.fields().get("validateOnly") is True:
+            return Answer(200, {"requestId": f"validated-{len(self.jobs)}"}, note=note)
+        job = Job(
+            f"job-{len(self.jobs) + 1}",
+            audience,
+            request.op,
+            upload.rows,
+            upload.errors,
+            upload.total,
+            self.clock.now(),
+        )
+        self.jobs[job.id] = job
+        return Answer(200, {"requestId": job.id}, note={**note, "job": job.id})
+
+    def _poll(self, request: Request) -> Answer:
+        job = self.jobs.get(request.query.get("requestId", ""))
+        if job is None:
+            raise invalid("request_id", "INVALID_REQUEST_ID")
+        job.polls += 1
+        if job.polls >= self.policy["polls"]:
+            self._finish(job)
+        if self.policy["forget_jobs"] or self.clock.now() - job.made > _STATUS_DAYS * DAY_S:
+            raise invalid("request_id", "REQUEST_TOO_OLD")
+        return Answer(200, {"requestStatusPerDestination": [self._status(job)]}, note={"job": job.id})
+
+    def _finish(self, last: Job) -> None:
+        """End a job, and before it every older one of its list."""
+        for job in self.jobs.values():
+            if job.audience is last.audience and job.state == "PROCESSING":
+                self._apply(job)
+            if job is last:
+                return
+
+    def _apply(self, job: Job) -> None:
+        if self.policy["fail"]:
+            job.state, job.errors = "FAILED", Counter({f"PROCESSING_ERROR_REASON_{self.policy['fail']}": job.total})
+            return
+        members, day = job.audience.members, self.clock.today()
+        for row in job.rows:
+            if job.op == "add":
+                members.add(row, day)
+            else:
+                members.remove(row, day)
+        job.state = "PARTIAL_SUCCESS" if job.errors else "SUCCESS"
+
+    def _status(self, job: Job) -> dict[str, Any]:
+        verb = ("audienceMembersIngestionStatus", "IngestionStatus")
+        if job.op == "remove":
+            verb = ("audienceMembersRemovalStatus", "RemovalStatus")
+        data = {"CONTACT_ID": "compositeData", "MOBILE_ID": "mobileData", "USER_ID": "userIdData"}
+        kind = data[job.audience.traits["kind"]]
+        status: dict[str, Any] = {"destination": {"reference": "d1"}, "requestStatus": job.state}
+        if job.errors:
+            counts = [{"recordCount": str(count), "reason": reason} for reason, count in sorted(job.errors.items())]
+            status["errorInfo"] = {"errorCounts": counts}
+        if job.state != "PROCESSING":
+            status[verb[0]] = {f"{kind}{verb[1]}": {"recordCount": str(job.total)}}
+        return status
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme == "Bearer" else ""
+
+
+PLATFORM = GoogleAds

@@ -1,0 +1,31 @@
+"""Google Ads: e-mail, phone with its plus, and addresses, by jobs that the next sync asks about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.one_click.case import KEY, Case, Person
+from tests.world import sha
+
+
+def _connection(url: str, folder: Path) -> dict[str, Any]:
+    return {
+        "type": "google_ads",
+        "base_url": url,
+        "token_url": f"{url}/token",
+        "customer_id": "123-456-7890",
+        "client_id": "sandbox-client",
+        "client_secret": "sandbox-client-secret",
+        "refresh_token": "sandbox-refresh-token",
+        "customer_match_terms": "accepted",
+        "consent": {"ad_user_data": "granted", "ad_personalization": "granted"},
+    }
+
+
+def _keys(person: Person) -> set[KEY]:
+    found = {("EMAIL", sha(person.email.strip().lower()))} if person.email else set()
+    return found | ({("PHONE", sha(f"+{person.digits}"))} if person.digits else set())
+
+
+CASE = Case("google_ads", _connection, _keys, syncs=2)
