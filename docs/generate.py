@@ -205,17 +205,24 @@ def _identifiers(type_name: str) -> str:
     alone = {unit[0] for unit in destination.units if len(unit) == 1}
     lines = ["| identifier | field | matches alone | an example | is sent as |", "| --- | --- | --- | --- | --- |"]
     for name, accepts in destination.identifiers.items():
+        if accepts.trait:
+            continue
         example = _EXAMPLES[name]
         becomes = f"`{_in_clear(name, example, accepts.rule)}`"
         cells = (
             f"`{name}`",
             f"`{accepts.field}`",
-            "yes" if name in alone else "no",
+            "yes" if name in alone else _together(name, destination),
             f"`{example}`",
             f"SHA-256 of {becomes}" if accepts.rule.hashed else f"{becomes}, in clear",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _together(name: str, destination: type[Destination]) -> str:
+    """`no`, or that it matches with others."""
+    return "together" if any(name in unit for unit in destination.units) else "no"
 
 
 def _platforms(argument: str) -> str:
