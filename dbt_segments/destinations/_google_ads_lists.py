@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dbt_segments.destinations._marks import MARK, mark_in, marked
+from dbt_segments.destinations._marks import PREFIX, mark_of, with_mark
 from dbt_segments.destinations.base import Audience, Reply, Size
 from dbt_segments.errors import RefusedError, UnknownError
 
@@ -43,7 +43,7 @@ def audience(entry: Mapping[str, Any], account: str, mark: str = "") -> Audience
     found = entry.get("id")
     if whole(found) is None:
         raise UnknownError("google_ads: an answer without the list's id", code="id")
-    own = mark_in(str(entry.get("description") or ""), mark)
+    own = mark_of(str(entry.get("description") or ""), mark)
     return Audience(str(found), str(entry.get("displayName") or ""), own, account)
 
 
@@ -64,9 +64,9 @@ def check_kind(entry: Mapping[str, Any], kind: str) -> None:
 def newly_marked(entry: Mapping[str, Any], mark: str) -> str | None:
     """The description with our mark; None where it carries that alone already."""
     words = str(entry.get("description") or "")
-    if [word for word in words.split() if word.startswith(MARK)] == [mark]:
+    if [word for word in words.split() if word.startswith(PREFIX)] == [mark]:
         return None
-    return marked(words, mark)
+    return with_mark(words, mark)
 
 
 def size(entry: Mapping[str, Any]) -> Size:

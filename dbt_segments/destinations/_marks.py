@@ -1,24 +1,31 @@
-"""Our mark in an audience's description: `dbt-segments:<state id>:<sync id>:<nonce>`, one word among the user's own."""
+"""Our mark in a description that people write too: one word, `dbt-segments:<state id>:<sync id>:<nonce>`."""
 
 from __future__ import annotations
 
 import re
 
-MARK = "dbt-segments:"
-_ANY_MARK = re.compile(rf"(?<!\S){MARK}\S+\s*")
+PREFIX = "dbt-segments:"
+_ANY = re.compile(rf"(?<!\S){PREFIX}\S+\s*")
 
 
-def mark_in(description: str, asked: str = "") -> str:
-    """The mark of a description, of several the one asked for; empty where there is none."""
-    marks = [word for word in description.split() if word.startswith(MARK)]
-    return next((one for one in marks if carries(one, asked)), marks[0] if marks else "")
+def marks_in(description: str) -> list[str]:
+    """Every mark, in the order of the text."""
+    return [word for word in description.split() if word.startswith(PREFIX)]
 
 
-def carries(own: str, mark: str) -> bool:
+def carries(own: str, asked: str) -> bool:
     """Whether a description's mark is the one asked for; the last parts may be left out of what is asked."""
-    return bool(mark) and (own == mark or own.startswith(mark.rstrip(":") + ":"))
+    return bool(asked) and (own == asked or own.startswith(asked.rstrip(":") + ":"))
 
 
-def marked(description: str, mark: str) -> str:
-    """The description with our mark behind people's own words; an older mark of ours goes."""
-    return f"{_ANY_MARK.sub('', description).strip()} {mark}".strip()
+def mark_of(description: str, asked: str = "") -> str:
+    """The mark that was asked for, else the first one; empty where there is none."""
+    found = marks_in(description)
+    return next((one for one in found if carries(one, asked)), found[0] if found else "")
+
+
+def with_mark(description: str, mark: str) -> str:
+    """The words that people wrote, and our mark behind them in place of every other."""
+    if marks_in(description) == [mark]:
+        return description
+    return f"{_ANY.sub('', description).strip()} {mark}".strip()
