@@ -1,8 +1,9 @@
 """Customer lists of Microsoft Advertising (Campaign Management v13, REST), as a sandbox.
 
-Source: contract of the Microsoft Advertising API. Stricter than the platform where a careful sender loses nothing:
-unknown fields, ids that are no text, a missing duration and empty uploads are refused. One hash is one item, so each is
-a person unless seeded persons say otherwise.
+Source: Campaign Management service v13, "CustomerList", "CustomerListUserData", "ApplyCustomerListUserData", read
+2026-11. Stricter than the platform where a careful sender loses nothing: unknown fields, ids that are no text, a
+missing duration and empty uploads are refused. One hash is one item, so each is a person
+unless seeded persons say otherwise.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _UPDATE = frozenset(("Type", "Id", "Name", "Description", "MembershipDuration"))
 _DATA = frozenset(
     ("AudienceId", "ActionType", "CustomerListItemSubType", "CustomerListItems", "AcceptCustomerMatchTerm")
 )
+_ACTIONS = ("Add", "Remove", "Replace")
 _DIGEST = re.compile("[0-9a-f]{64}").fullmatch
 
 
@@ -55,7 +57,8 @@ class MicrosoftAds(Platform):
     # -- requests ---------------------------------------------------------------------------------------------
 
     def classify(self, request: Request) -> str:
-        op = _OPS.get((request.method, request.path), "")
+        # The vendor's own client says /CampaignManagement itself; elsewhere it belongs to the base URL.
+        op = _OPS.get((request.method, request.path.removeprefix("/CampaignManagement")), "")
         try:
             fields = request.fields() if op in ("query", "apply") else {}
         except ValueError:
@@ -64,7 +67,8 @@ class MicrosoftAds(Platform):
             return "find" if fields.get("AudienceIds") is None else "get"
         if op == "apply":
             data = fields.get("CustomerListUserData")
-            return str(data.get("ActionType") if isinstance(data, dict) else "apply").lower()
+            action = data.get("ActionType") if isinstance(data, dict) else None
+            return action.lower() if action in _ACTIONS else "apply"
         return op
 
     def answer(self, request: Request) -> Answer:
@@ -266,12 +270,13 @@ class MicrosoftAds(Platform):
 
     def _refusal(self, data: Mapping[str, Any], audience: Audience | None) -> tuple[int, str] | None:
         """Why a whole upload is refused, in the platform's words."""
-        accepted = data.get("AcceptCustomerMatchTerm", self.policy["terms_accepted"])
+        accepted = data.get("AcceptCustomerMatchTerm")
+        accepted = self.policy["terms_accepted"] if accepted is None else accepted
         if type(accepted) is not bool:
             raise errors.malformed("AcceptCustomerMatchTerm: true or false")
         if audience is None:
             return errors.NO_LIST
-        if data.get("ActionType") not in ("Add", "Remove", "Replace"):
+        if data.get("ActionType") not in _ACTIONS:
             return errors.BAD_ACTION
         if data.get("CustomerListItemSubType") != "Email":
             return errors.BAD_SUB_TYPE
@@ -282,7 +287,8 @@ def _only(value: Any, allowed: frozenset[str] | set[str]) -> dict[str, Any]:
     """The object, which has no field but these."""
     if not isinstance(value, dict):
         raise errors.malformed("an object is required")
-    unknown = sorted(value.keys() - allowed)
+    # The vendor's own client writes what it was not given as null.
+    unknown = sorted({name for name, given in value.items() if given is not None} - allowed)
     if unknown:
         raise errors.malformed(f"unknown fields: {', '.join(unknown)}")
     return value

@@ -1,8 +1,8 @@
 """Errors as the Campaign Management service words them.
 
-Source: contract of the Microsoft Advertising API v13. Assumptions, where no source says: refusals of a whole call are
-HTTP 400, 429 where it is throttled and 401 for a token that was refused; unknown fields and arrays that are too long
-are refused with code 100.
+Source: Microsoft Advertising API v13, "Operation error codes", "BatchError", "ApiFaultDetail", read 2026-11.
+Assumptions, where no source says: refusals of a whole call are HTTP 400, 429 where it is throttled and 401 for a token
+that was refused; unknown fields and arrays that are too long are refused with code 100.
 """
 
 from __future__ import annotations
