@@ -48,6 +48,7 @@ _STAND_INS: dict[str, tuple[tuple[str, str | None], ...]] = {
     "fi": (("first_name", None),),
 }
 _SYSTEMS = {"idfa": "ios", "aaid": "android"}
+_OF_SYSTEM = {system: name for name, system in _SYSTEMS.items()}
 
 
 def canonical(name: str, platforms: Iterable[type[Destination]]) -> str | None:
@@ -97,7 +98,11 @@ def choose(
     chosen: list[Identifier] = []
     wrong: list[str] = []
     for name in (name for name in platform.identifiers if name in offered):
-        sources = [source for source in _sources(name, identifiers) if _is_asked(name, source, wanted)]
+        sources = [
+            source
+            for source in _sources(name, identifiers)
+            if _is_asked(name, source, wanted) and _home(source, platform) in (None, name)
+        ]
         if len(sources) > 1:
             columns = " and ".join(f"`{source.name}`" for source in sources)
             wrong.append(
@@ -137,6 +142,14 @@ def _sources(name: str, identifiers: Sequence[Identifier]) -> list[Identifier]:
         for identifier in identifiers
         if identifier.name == other and system in (None, identifier.os)
     ]
+
+
+def _home(source: Identifier, platform: type[Destination]) -> str | None:
+    """Where a mobile id belongs on a platform that tells the systems apart; None: wherever it is taken."""
+    if source.name not in ("maid", *_SYSTEMS):
+        return None
+    own = _OF_SYSTEM.get(source.os or _SYSTEMS.get(source.name, ""))
+    return own if own in platform.identifiers else None
 
 
 def _is_asked(name: str, source: Identifier, wanted: dict[str, str] | None) -> bool:

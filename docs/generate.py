@@ -44,7 +44,14 @@ _EXAMPLES = {
     "email": " Ada.Lovelace@Example.com",
     "phone": "(201) 555-0123",
     "maid": "AEBE52E7-03EE-455A-B3C4-E57283966239",
+    "idfa": "aebe52e7-03ee-455a-b3c4-e57283966239",
+    "aaid": "AEBE52E7-03EE-455A-B3C4-E57283966239",
+    "android_id": "9774D56D682E549C",
+    "device_id": "9774D56D682E549C",
     "external_id": " C-1042 ",
+    "handle": "@AdaLovelace",
+    "twitter_id": "143567",
+    "partner_user_id": " P-77 ",
     "first_name": "Ada",
     "last_name": "O'Neill-Lovelace",
     "fi": "Ada",
@@ -257,6 +264,11 @@ def _platforms(argument: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _unsure(type_name: str) -> str:
+    """What a platform's documents leave open, as it declares it."""
+    return "\n".join(f"- {text[0].upper()}{text[1:]}." for text in registry.get(type_name).unsure) + "\n"
+
+
 def _units(cls: type[Destination]) -> str:
     return ", ".join(" with ".join(f"`{name}`" for name in unit) for unit in cls.units)
 
@@ -287,6 +299,7 @@ _SOURCES: dict[str, Callable[[str], str]] = {
     "help": _help,
     "identifiers": _identifiers,
     "platforms": _platforms,
+    "unsure": _unsure,
     "benchmarks": _benchmarks,
     "sabotages": _sabotages,
 }

@@ -117,6 +117,22 @@ def email(unspaced: bool = False, gmail: bool = False) -> Rule:
     return Rule("email", 1, True, steps, _always("email_invalid"), options)
 
 
+def bare_email() -> Rule:
+    """As `email`; then of what stands before the `@` only a to z and 0 to 9 stay, and nothing from the first `+` on.
+
+    The address is checked first: deleting first could make another person's address of it.
+    """
+
+    def bared(terms: Terms) -> str:
+        local = f"regexp_replace(regexp_replace(split_part({terms.value}, '@', 1), '[+].*', ''), '[^a-z0-9]', '', 'g')"
+        return f"concat(nullif({local}, ''), '@', split_part({terms.value}, '@', 2))"
+
+    def whole(terms: Terms) -> str:
+        return f"case when not starts_with({terms.value}, '@') then {terms.value} end"
+
+    return Rule("bare_email", 1, True, (*email().steps, bared, whole), _always("email_invalid"))
+
+
 def phone(plus: bool = False) -> Rule:
     """E.164: country code first, digits only; `plus` puts the `+` in front."""
 
@@ -356,3 +372,47 @@ def consent(granted: str, denied: str) -> Rule:
         return f"case {said} {literal(denied)} end"
 
     return Rule("consent", 1, False, (_lower, worded), _nothing_left, (f"granted={granted}", f"denied={denied}"))
+_ANDROID_ID = "[0-9A-Fa-f]{16}"
+_MAID = "-".join(f"[0-9A-Fa-f]{{{length}}}" for length in (8, 4, 4, 4, 12))
+
+
+def _device(name: str, shape: str) -> Rule:
+    def lower_case(terms: Terms) -> str:
+        real = f"{matches(terms.text, shape)} and not {matches(terms.text, '[0-]+')}"
+        return f"case when {real} then lower({terms.text}) end"
+
+    return Rule(name, 1, True, (lower_case,), _always("device_id_invalid"))
+
+
+def android_id() -> Rule:
+    """The id of an Android device, 16 hexadecimal digits, lower case; all zeros are refused."""
+    return _device("android_id", _ANDROID_ID)
+
+
+def device_id() -> Rule:
+    """A mobile advertising id (8-4-4-4-12) or an Android id, lower case; all zeros are refused."""
+    return _device("device_id", f"{_MAID}|{_ANDROID_ID}")
+
+
+def handle() -> Rule:
+    """A user's name, lower case, without the `@`; letters, digits and `_` only."""
+
+    def bare(terms: Terms) -> str:
+        return f"regexp_replace({terms.value}, '^@', '')"
+
+    def checked(terms: Terms) -> str:
+        return f"case when {matches(terms.value, '[a-z0-9_]+')} then {terms.value} end"
+
+    def reason(text: str) -> str:
+        return f"case when {text} <> '@' then 'handle_invalid' end"
+
+    return Rule("handle", 1, True, (_lower, bare, checked, _present), reason)
+
+
+def numeric_id() -> Rule:
+    """A platform's own id of a person: decimal digits and nothing else."""
+
+    def digits(terms: Terms) -> str:
+        return f"case when {matches(terms.text, '[0-9]+')} then {terms.text} end"
+
+    return Rule("numeric_id", 1, True, (digits,), _always("numeric_id_invalid"))
