@@ -73,9 +73,6 @@ class Coding(ABC):
     def fields(self, stage: str, kind: str | None) -> tuple[str, ...]:
         """What the rows of a stage are written with; of `kind` where a batch holds rows of one kind."""
 
-    def group(self, bench: duckdb.DuckDBPyConnection) -> None:  # noqa: B027 - most rows need no groups
-        """Fill `draft.kind` of rows that may only be sent with others of their kind."""
-
     @abstractmethod
     def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:
         """`changes` -> `encoded`, `want`, `coded`. Refused units (`refused_units`) are taken out of every row."""

@@ -70,24 +70,8 @@ class Encoding(Coding):
 
     def fields(self, stage: str, kind: str | None) -> tuple[str, ...]:
         if kind is not None:
-            return tuple(kind.split("+"))
+            return (kind,)
         return self.removable if stage == "remove" else self.identifiers
-
-    def group(self, bench: duckdb.DuckDBPyConnection) -> None:
-        if self.destination.row is not Row.GROUPED:
-            return
-        there = (f"case when {quote(name)} is not null then {literal(name)} end" for name in self.identifiers)
-        bench.execute(
-            f"update draft set kind = e.kind "
-            f"from (select key, concat_ws('+', {', '.join(there)}) as kind from encoded) e "
-            f"where e.key = draft.key and stage is not null and stage <> 'remove'"
-        )
-        there = (f"case when bool_or(kind = {literal(name)}) then {literal(name)} end" for name in self.removable)
-        bench.execute(
-            f"update draft set kind = u.kind from "
-            f"(select key, n, concat_ws('+', {', '.join(there)}) as kind from removal_units group by key, n) u "
-            f"where u.key = draft.key and u.n = draft.n and stage = 'remove'"
-        )
 
     def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:
         bench.execute("create or replace view wanted as select * from changes where wanted")

@@ -51,7 +51,6 @@ def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Coding, *, replace: bool
         _removal_rows(bench, coding)
         _assert_rows(bench, coding)
     _ledger_rows(bench, replace=replace, held=held)
-    coding.group(bench)
     _number(bench, coding)
 
 

@@ -157,7 +157,7 @@ class Batch:
     number   counts from 1 within the run and operation; `last` is true on the final one
     total    rows of this operation in this run
     id       the same for the same members in the same generation: idempotency key, session id
-    fields   the identifiers that these rows hold, in row order; of Row.SINGLE one, of Row.GROUPED those of each row
+    fields   the identifiers that these rows hold, in row order; of Row.SINGLE one
     target   of a destination of records
     run_id   the run that sends it
     """
@@ -263,7 +263,6 @@ class Row(enum.Enum):
     """How SQL writes one member.
 
     POSITIONAL  a JSON array in the order of `Destination.identifiers`; absent cells are ""
-    GROUPED     the same with absent cells left out; the members of a batch have the same identifiers
     KEYED       a JSON object, absent identifiers left out
     SINGLE      one match unit a row: {"type": <field>, "value": ...}; a batch holds one type only
     RECORD      {"op": ..., "key": {field: value}, "values": {field: value}}, in the order of the mapping; `values` is
@@ -271,7 +270,6 @@ class Row(enum.Enum):
     """
 
     POSITIONAL = "positional"
-    GROUPED = "grouped"
     KEYED = "keyed"
     SINGLE = "single"
     RECORD = "record"
@@ -413,8 +411,6 @@ class Destination:
         if self.row is Row.POSITIONAL:
             every = ", ',', ".join(f"coalesce({cell}, '\"\"')" for cell in cells.values())
             return f"concat('[', {every}, ']')"
-        if self.row is Row.GROUPED:
-            return f"concat('[', concat_ws(',', {', '.join(cells.values())}), ']')"
         if self.row is Row.SINGLE:
             ((name, cell),) = cells.items()
             return f"""concat('{{"type":"{self.identifiers[name].field}","value":', {cell}, '}}')"""
