@@ -190,7 +190,8 @@ class Resolver:
         if intended is None:
             self._record(sync, Audience("", name), "intended", mark)
         made = self._play(self._destination.create(name, mark))
-        audience = Audience(made.id, name, mark, self._destination.account())
+        # Where names stay taken a platform's audience may have been given another one.
+        audience = Audience(made.id, made.name or name, mark, self._destination.account())
         self._record(sync, audience, "created", mark)
         return audience
 

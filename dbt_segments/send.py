@@ -258,8 +258,9 @@ class Sender:
     def _outgoing(self, call: Call) -> Outgoing:
         form = dict(call.form) if call.form is not None else None
         body = call.body.encode() if isinstance(call.body, str) else call.body or b""
-        outgoing = Outgoing(call.method, dict(call.headers), dict(call.query), form, body)
-        if _is_below(self._url(call), self._root):
+        url = self._url(call)
+        outgoing = Outgoing(call.method, dict(call.headers), dict(call.query), form, body, url)
+        if _is_below(url, self._root):
             self._auth.apply(outgoing)
         return outgoing
 

@@ -349,7 +349,8 @@ def _codes_in(node: ast.AST) -> Iterator[str]:
         branches = [node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value]
         yield from (text for branch in branches for text in _texts(branch) if re.fullmatch(r"[a-z_]+", text))
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield from re.findall(r"^(phone_[a-z_]+)$", node.value)
+        # phone_number is what a platform calls its field.
+        yield from re.findall(r"^(phone_(?!number$)[a-z_]+)$", node.value)
         yield from re.findall(r"'([a-z]+(?:_[a-z]+)+)'(?= else | end)", node.value)
 
 

@@ -29,13 +29,17 @@ Post = Callable[[str, Mapping[str, str], Mapping[str, str]], Reply]
 
 @dataclass
 class Outgoing:
-    """The parts of a request that authentication may add to. Where there is no form, `body` may be signed."""
+    """The parts of a request that authentication may add to. Where there is no form, `body` may be signed.
+
+    url  without what is in `query`
+    """
 
     method: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     query: dict[str, str] = field(default_factory=dict)
     form: dict[str, str] | None = field(default=None, repr=False)
     body: bytes = field(default=b"", repr=False)
+    url: str = ""
 
 
 class Auth:

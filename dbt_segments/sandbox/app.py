@@ -209,6 +209,7 @@ async def _read(scope: MutableMapping[str, Any], receive: Receive) -> Request:
         query=dict(parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True)),
         headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
         body=b"".join(parts),
+        asked=scope["path"],
     )
 
 

@@ -36,7 +36,11 @@ class Clock:
 
 @dataclass
 class Request:
-    """One HTTP request. `op` is what the platform takes it for: add, remove, replace, find, get, create, ..."""
+    """One HTTP request. `op` is what the platform takes it for: add, remove, replace, find, get, create, ...
+
+    path   as the platform knows it
+    asked  as the caller wrote it: what it signed, where calls are signed
+    """
 
     method: str
     path: str
@@ -45,6 +49,7 @@ class Request:
     body: bytes = field(repr=False)
     op: str = ""
     skip: int = 0
+    asked: str = ""
     _fields: dict[str, Any] | None = field(default=None, repr=False)
 
     def fields(self) -> dict[str, Any]:
