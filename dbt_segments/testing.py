@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from dbt_segments.destinations.base import Audience, Batch, Destination, Op, Outcome, Support, Target
+from dbt_segments.destinations.base import Audience, Batch, Destination, Op, Outcome, Row, Support, Target
 from dbt_segments.errors import AuthError, DestinationError, UnknownError
 from dbt_segments.retry import Budget
 from dbt_segments.send import Sender, Sent
@@ -91,6 +91,8 @@ class DestinationContract:
         known = {*destination.identifiers, *(("key",) if destination.records else ())}
         assert all(known.issuperset(unit) for unit in destination.units)
         assert destination.settings_model is type(destination.settings)
+        replaces = destination.operations.get(Op.REPLACE) is Support.FULL
+        assert not (replaces and destination.row is Row.SINGLE), "a replace sends whole members"
 
     def test_an_empty_batch_makes_no_call(self) -> None:
         """Nobody to add, nobody to remove: nothing is asked of the platform."""

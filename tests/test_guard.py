@@ -109,6 +109,23 @@ def test_a_replace_that_is_too_long_is_held(replaced: World, monkeypatch: pytest
     assert replaced.held() == before == listed(crowd(80))
 
 
+def test_a_replace_that_leaves_nobody_removes_them(world: World) -> None:
+    """Meta refuses an empty replace: whoever is on record is removed instead, and somebody else's members stay."""
+    world.segments = {"vip": {"syncs": [{"to": "meta", "mode": "replace"}]}}
+    world.variables = {"hold": {"empty": "ignore"}}
+    world.customers(crowd(3))
+    world.segment([1, 2, 3])
+    assert world.sync().status == "success"
+    world.segment([])
+    emptied = world.sync()
+    assert (emptied.status, emptied.counts.removed) == ("success", 3), emptied
+    assert world.held() == set()
+    assert world.sync().requests == 0
+    world.segment([2])
+    world.sync()
+    assert world.held() == held_by(crowd(3)[1:2])
+
+
 def test_an_audience_of_nobody_is_replaced_by_nobody(replaced: World) -> None:
     """Everybody leaves a list that can only be replaced as a whole: one request without members empties it."""
     replaced.segment([])
