@@ -372,6 +372,8 @@ def consent(granted: str, denied: str) -> Rule:
         return f"case {said} {literal(denied)} end"
 
     return Rule("consent", 1, False, (_lower, worded), _nothing_left, (f"granted={granted}", f"denied={denied}"))
+
+
 _ANDROID_ID = "[0-9A-Fa-f]{16}"
 _MAID = "-".join(f"[0-9A-Fa-f]{{{length}}}" for length in (8, 4, 4, 4, 12))
 
