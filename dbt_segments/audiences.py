@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
-from dbt_segments.errors import DestinationError, GoneError
+from dbt_segments.errors import DestinationError, GoneError, SegmentsError
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Store, in_list
 from dbt_segments.values import Sync
@@ -87,7 +87,7 @@ class Resolver:
         self._lock_timeout_s = lock_timeout_s
 
     def resolve(self, sync: Sync) -> Audience:
-        """The audience to send to, made if there is none.
+        """The audience to send to, made if there is none; without an id where its first members have to make it.
 
         Raises AudienceHeldError where it is not certain that it is ours, GoneError where it has vanished.
         """
@@ -189,11 +189,43 @@ class Resolver:
         )
         if intended is None:
             self._record(sync, Audience("", name), "intended", mark)
+        if self._destination.made_with_members:
+            return Audience("", name, mark, self._destination.account())
         made = self._play(self._destination.create(name, mark))
         # Where names stay taken a platform's audience may have been given another one.
         audience = Audience(made.id, made.name or name, mark, self._destination.account())
-        self._record(sync, audience, "created", mark)
+        self.made(sync, audience)
         return audience
+
+    def made(self, sync: Sync, audience: Audience) -> None:
+        """Record an audience that is there now. Raises WarehouseError, LockedError."""
+        self._record(sync, audience, "created", audience.mark)
+
+    def attend(self, sync: Sync, audience: Audience) -> str | None:
+        """Make what the platform wants besides the audience; what is amiss, for people, None where nothing is.
+
+        Asked for until it is there, which is then recorded. Whatever happens here, members are where they should be.
+        """
+        if not self._destination.attends or audience.account != self._destination.account():
+            return None
+        try:
+            with self._session() as session:
+                if self._is_attended(session, sync, audience):
+                    return None
+            missing = self._play(self._destination.attend(audience))
+            if missing is None:
+                self._record(sync, audience, "attended", audience.mark)
+        except SegmentsError as error:
+            return error.message
+        return missing
+
+    def _is_attended(self, session: Session, sync: Sync, audience: Audience) -> bool:
+        found = session.value(
+            f"select count(*) from {self._store.table('audiences')} where event = 'attended' "
+            f"and sync_id in {in_list((sync.id, *sync.former_ids))} and audience_id = ? and account = ?",
+            [audience.id, audience.account],
+        )
+        return bool(found)
 
     def _adopt(self, sync: Sync, audience: Audience, *, without_history: bool = False) -> Audience:
         """Take over an audience that the user named; one with another state's mark only without its history."""

@@ -3,19 +3,22 @@
 Nothing is sent before the state says, committed, that it may have been sent: the batches of a wave are logged as
 `sending`, then sent, then logged with their outcome in the same breath as the next wave's `sending`. On DuckDB the
 file is closed in between.
+
+An audience that comes with its first members is made by a batch that goes alone, and is recorded before any other.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
 
 from dbt_segments.coding import OPS, Coding
-from dbt_segments.destinations.base import Audience, Batch, Destination, Op
+from dbt_segments.destinations.base import Audience, Batch, Destination, Op, Outcome
 from dbt_segments.errors import (
     DestinationError,
     LockedError,
@@ -40,16 +43,29 @@ WAVE = 16
 class Delivery:
     """What became of a plan's batches.
 
+    audience      where they went; without an id as long as no batch has made it
     fates         batch -> accepted, submitted, rejected, unknown; absent: never sent
     refused       rows that the destination refused singly
     unattributed  refusals that it counted without naming rows
-    error         the first error, if any
+    warnings      what it says against members that it took
+    error         the first error, if any; one that ends the run comes before those that do not
     """
 
+    audience: Audience
     fates: dict[int, str] = field(default_factory=dict)
     refused: int = 0
     unattributed: int = 0
+    warnings: dict[str, None] = field(default_factory=dict)
     error: DestinationError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further request of this run makes sense.
+
+        A batch of unknown fate may have made the audience: the next one could make a second.
+        """
+        in_doubt = not self.audience.id and "unknown" in self.fates.values()
+        return in_doubt or (self.error is not None and _ends_run(self.error))
 
     def note(self, batch: int, op: Op, sent: Sent) -> None:
         """Take one batch in, as the state to log.
@@ -62,8 +78,10 @@ class Delivery:
             state = "rejected"
         self.fates[batch] = state
         self.refused += len(sent.refused)
-        self.unattributed += sent.outcome.unattributed if sent.outcome else 0
-        if sent.error is not None and self.error is None:
+        if sent.outcome is not None:
+            self.unattributed += sent.outcome.unattributed
+            self.warnings.update(dict.fromkeys(sent.outcome.warnings))
+        if sent.error is not None and (self.error is None or (_ends_run(sent.error) and not _ends_run(self.error))):
             self.error = sent.error
 
 
@@ -124,7 +142,10 @@ def _log_unusable(
 
 
 class Courier:
-    """Sends one generation to one audience."""
+    """Sends one generation to one audience.
+
+    made  records an audience that a batch has made
+    """
 
     def __init__(
         self,
@@ -138,6 +159,7 @@ class Courier:
         logbook: Logbook,
         lock_timeout_s: float,
         tell: Callable[[str], None],
+        made: Callable[[Audience], None],
     ) -> None:
         self._warehouse = warehouse
         self._store = store
@@ -148,13 +170,14 @@ class Courier:
         self._logbook = logbook
         self._lock_timeout_s = lock_timeout_s
         self._tell = tell
+        self._made = made
 
     def deliver(self, generation: Pointer, audience: Audience) -> Delivery:
         """Send every batch in order of its stage; what follows a removal waits until all removals have ended.
 
         Raises SnapshotError when outcomes could not be recorded: they count as unknown until the next run.
         """
-        delivery = Delivery()
+        delivery = Delivery(audience)
         stages: dict[str, list[int]] = {}
         for number, stage in generation.detail["batches"].items():
             stages.setdefault(stage, []).append(int(number))
@@ -163,37 +186,51 @@ class Courier:
             if stage == "after" and not self._may_follow(stages.get("remove", ()), delivery):
                 self._tell(f"{len(batches)} batches wait until removals have ended")
                 continue
-            if delivery.error is not None and _ends_run(delivery.error):
+            if delivery.is_over:
                 continue
-            self._send_stage(generation, audience, stage, batches, delivery)
+            self._send_stage(generation, stage, batches, delivery)
         return delivery
 
     def _may_follow(self, removals: Sequence[int], delivery: Delivery) -> bool:
         return all(delivery.fates.get(batch) in ("accepted", "rejected") for batch in removals)
 
-    def _send_stage(
-        self, generation: Pointer, audience: Audience, stage: str, batches: list[int], delivery: Delivery
-    ) -> None:
+    def _send_stage(self, generation: Pointer, stage: str, batches: list[int], delivery: Delivery) -> None:
         done: list[tuple[Batch, Sent, int]] = []
-        size = len(batches) if stage == "replace" else WAVE
-        for start in range(0, len(batches), size or 1):
+        start = 0
+        while start < len(batches) and not delivery.is_over:
+            size = 1 if not delivery.audience.id else len(batches) if stage == "replace" else WAVE
             wave = batches[start : start + size]
-            if delivery.error is not None and _ends_run(delivery.error):
-                break
             self._record(generation, stage, done, wave, delivery)
             done = []
-            for batch, sent in send_batches(
-                self._sender,
-                self._destination,
-                audience,
-                self._batches(generation, stage, wave, batches),
-                concurrency=self._concurrency(),
-            ):
+            for batch, sent in self._send(delivery, self._batches(generation, stage, wave, batches)):
                 number = batches[batch.number - 1]
                 delivery.note(number, batch.op, sent)
                 done.append((batch, sent, number))
-            self._tell(f"{stage}: {min(start + size, len(batches))} of {len(batches)} requests")
+            start += len(wave)
+            self._tell(f"{stage}: {start} of {len(batches)} requests")
         self._record(generation, stage, done, [], delivery)
+
+    def _send(self, delivery: Delivery, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Sent]]:
+        if delivery.audience.id:
+            yield from send_batches(
+                self._sender, self._destination, delivery.audience, batches, concurrency=self._concurrency()
+            )
+            return
+        for batch in batches:
+            # Nobody has to be taken out of an audience that is not there.
+            yield batch, Sent(outcome=Outcome()) if batch.op is Op.REMOVE else self._send_first(delivery, batch)
+
+    def _send_first(self, delivery: Delivery, batch: Batch) -> Sent:
+        """What became of a batch that is to make the audience, which is recorded if it did."""
+        sent = self._sender.send(delivery.audience, batch, may_divide=False)
+        if sent.outcome is None:
+            return sent
+        if sent.outcome.audience is None:
+            return Sent(error=UnknownError("the answer does not say what was made", code="audience"), fate="unknown")
+        delivery.audience = replace(delivery.audience, id=sent.outcome.audience.id)
+        with self._recording():
+            self._made(delivery.audience)
+        return sent
 
     @property
     def _destination(self) -> Destination:
@@ -241,11 +278,19 @@ class Courier:
         events = [self._event(generation, stage, number, batch, sent, delivery) for batch, sent, number in done]
         events += [self._event(generation, stage, number, None, None, delivery) for number in wave]
         rejects = [row for batch, sent, number in done for row in self._rejects(generation, number, sent)]
+        with (
+            self._recording(),
+            self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session,
+            session.transaction(),
+        ):
+            self._lock.fence(session)
+            self._store.log(session, "rejects", rejects)
+            self._store.log(session, "sync_batches", events)
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
         try:
-            with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session, session.transaction():
-                self._lock.fence(session)
-                self._store.log(session, "rejects", rejects)
-                self._store.log(session, "sync_batches", events)
+            yield
         except (WarehouseError, LockedError) as error:
             raise SnapshotError(
                 f"{self._logbook.sync_id}: requests were sent but their outcome could not be recorded: {error.message}",

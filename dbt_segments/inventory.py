@@ -176,7 +176,8 @@ def _known(reading: Reading) -> _Known:
         "select sync_id, connection, account, audience_id, name, mark, event, recorded_at from ("
         "select a.*, row_number() over (partition by sync_id "
         "order by case when event = 'intended' then 1 else 0 end, recorded_at desc, token desc) as place "
-        f"from {reading.store.table('audiences')} a where event <> 'records') newest where place = 1 order by sync_id"
+        f"from {reading.store.table('audiences')} a where event not in ('records', 'attended')) newest "
+        "where place = 1 order by sync_id"
     )
     found = (
         ListedAudience(

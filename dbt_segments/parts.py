@@ -130,6 +130,7 @@ class _Tally:
         self.unattributed = 0
         self.refused: dict[int, str] = {}
         self.passing: set[int] = set()
+        self.warnings: dict[str, None] = {}
 
     @property
     def hopeless(self) -> bool:
@@ -148,6 +149,7 @@ class _Tally:
             self.refused.update({start + index: code for index, code in sent.refused.items()})
             self.passing |= {start + index for index in sent.outcome.passing}
             self.unattributed += sent.outcome.unattributed
+            self.warnings.update(dict.fromkeys(sent.outcome.warnings))
         elif not isinstance(sent.error, RefusedError):
             self.stopped = sent
         elif not is_divisible(part, sent):
@@ -160,7 +162,12 @@ class _Tally:
         if settled and self.accepted_parts == 0:
             return self.first
         if settled and complete:
-            outcome = Outcome(refused=self.refused, passing=frozenset(self.passing), unattributed=self.unattributed)
+            outcome = Outcome(
+                refused=self.refused,
+                passing=frozenset(self.passing),
+                unattributed=self.unattributed,
+                warnings=tuple(self.warnings),
+            )
             return Sent(outcome=outcome, refused=self.refused)
         error = (self.stopped or self.first).error
         untouched = self.accepted_parts == 0 and not doubtful

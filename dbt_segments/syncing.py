@@ -114,7 +114,8 @@ class SyncRun:
             if made is None:
                 return self._held(_audience_of(known), self._forecast or Counts()), ()
             self._is_held_by(made)
-            audience = known.audience if known else Audience("(new audience)", self._sync.audience_name)
+            new = "" if self._destination.made_with_members else "(new audience)"
+            audience = known.audience if known else Audience(new, self._sync.audience_name)
             if self._destination.records and known is None:
                 audience = Audience(self._sync.id)
             return self._result(made, _audience_of(known)), tuple(
@@ -195,15 +196,19 @@ class SyncRun:
                     result = replace(result, counts=self._forecast)
                 if made.requests == 0:
                     self._settle(state, bench, lock, made)
-                    return result
+            resolver = Resolver(
+                self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
+            )
+            if made.requests == 0:
+                return self._attended(resolver, known.audience, result) if known else result
             try:
-                audience = self._audience(lock, sender)
+                audience = resolver.resolve(self._sync)
             except GoneError as error:
                 raise gone(error, self._sync) from None
             except AudienceHeldError as error:
                 self._hold(error.code, error.message, error.hint)
                 return self._held(None, made.found.counts)
-            return self._send(lock, sender, bench, audience, made, result)
+            return self._send(lock, sender, bench, resolver, audience, made, result)
 
     def _settle(self, state: Session, bench: duckdb.DuckDBPyConnection, lock: Lock, made: Plan) -> None:
         """Take what needs no request into the ledger: rows that changed without changing what is sent."""
@@ -217,6 +222,7 @@ class SyncRun:
         lock: Lock,
         sender: Sender,
         bench: duckdb.DuckDBPyConnection,
+        resolver: Resolver,
         audience: Audience,
         made: Plan,
         base: SyncResult,
@@ -233,13 +239,22 @@ class SyncRun:
             logbook=Logbook(self._run_id, self._sync.id, lock.token),
             lock_timeout_s=self._lock_timeout_s,
             tell=self._tell,
+            made=lambda audience: resolver.made(self._sync, audience),
         )
         delivery = courier.deliver(generation, audience)
         with resting(bench), self._session() as session:
             folds.fold(session, self._store, self._sync.id, lock)
             self._collect(session, lock)
         counts = tally.outcome(bench, delivery.fates, made.found)
-        return self._judge(_with(audience, replace(base, counts=counts)), delivery)
+        result = self._judge(_with(delivery.audience, replace(base, counts=counts)), delivery)
+        return result if delivery.is_over else self._attended(resolver, delivery.audience, result)
+
+    def _attended(self, resolver: Resolver, audience: Audience, result: SyncResult) -> SyncResult:
+        """The result with what is amiss beside the audience; a held sync asks for nothing."""
+        if result.status == "held" or not audience.id:
+            return result
+        missing = resolver.attend(self._sync, audience)
+        return replace(result, notes=(*result.notes, missing)) if missing else result
 
     def _judge(self, result: SyncResult, delivery: Delivery) -> SyncResult:
         """Status and exit code of a run that sent something; a held sync stays held, whatever its refusals did."""
@@ -381,12 +396,6 @@ class SyncRun:
         if hint:
             self._notes.insert(0, hint)
 
-    def _audience(self, lock: Lock, sender: Sender) -> Audience:
-        resolver = Resolver(
-            self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
-        )
-        return resolver.resolve(self._sync)
-
     def _collect(self, session: Session, lock: Lock) -> None:
         """Drop tables that neither the newest ledger nor an open generation names."""
         ledger = read_ledger(session, self._store, self._sync.id)
@@ -438,7 +447,7 @@ def _with(audience: Audience | None, result: SyncResult) -> SyncResult:
     """The result with its audience; records have none, and carry no name."""
     if audience is None or not audience.name:
         return result
-    return replace(result, audience_id=audience.id, audience_name=audience.name)
+    return replace(result, audience_id=audience.id or None, audience_name=audience.name)
 
 
 def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
@@ -461,7 +470,7 @@ def _said(error: DestinationError) -> str:
 
 
 def _delivery_notes(delivery: Delivery, error: DestinationError | None, *, running: bool) -> list[str]:
-    notes = []
+    notes = [f"warning: {text}" for text in delivery.warnings]
     if delivery.unattributed:
         notes.append(f"{delivery.unattributed} members were refused without being named")
     if running:

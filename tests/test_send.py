@@ -40,7 +40,7 @@ from dbt_segments.errors import (
     TransientError,
     UnknownError,
 )
-from dbt_segments.parts import MAX_PARTS, halve
+from dbt_segments.parts import MAX_PARTS, divide, halve, sent_from
 from dbt_segments.retry import Budget
 from dbt_segments.send import Sender, Sent, encode_form, send_batches
 
@@ -646,6 +646,15 @@ def test_jobs_of_halves_are_perhaps_there() -> None:
     job = {"job": "j"}
     with make(Server(httpx.Response(422), httpx.Response(200, json=job), httpx.Response(200, json=job))) as sender:
         assert sender.send(AUDIENCE, batch(1, 2)).fate == "unknown"
+
+
+def test_warnings_of_halves_are_kept_once() -> None:
+    """What the platform says against members that it took is not lost when a batch is divided."""
+    refusal = RefusedError("acme: a row is bad", code="422", divisible=True)
+    halves = iter([Outcome(warnings=("odd",)), Outcome(warnings=("odd", "old"))])
+    sent = divide(batch(1, 2), Sent(error=refusal, fate="rejected"), lambda part: sent_from(next(halves), part.count))
+    assert sent.outcome is not None
+    assert sent.outcome.warnings == ("odd", "old")
 
 
 def test_halves_are_sessions_of_their_own() -> None:

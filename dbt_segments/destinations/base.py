@@ -185,6 +185,8 @@ class Outcome:
     job            handle of an accepted job that has not finished: all members are submitted
     done           False: the job (see `Destination.poll`) still runs
     lost           why a job has no outcome: it failed, or its status is gone; it may have done anything
+    audience       the one that this batch made, where it came with its first members
+    warnings       what the platform says against members that it took, for people; never a value
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
@@ -193,6 +195,8 @@ class Outcome:
     job: str | None = None
     done: bool = True
     lost: str | None = None
+    audience: Audience | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -310,6 +314,9 @@ class Destination:
     channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
     forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
               removal's only one. Members are asserted again before `retention_days`.
+    made_with_members  an audience comes with its first members: there is no `create`, and `push` makes it where
+              `audience.id` is empty, with the name and the mark of that audience, and gives it back in the outcome
+    attends   what ads target is a thing of its own, made from the audience: see `attend`
     minimum   matched people below which the platform does not use an audience
     settles_h hours until sizes and match rates of what was sent mean something
     longest_name  characters of an audience's name
@@ -334,6 +341,8 @@ class Destination:
     modes: ClassVar[tuple[str, ...]] = ("mirror",)
     channel: ClassVar[str | None] = "ads"
     has_mark: ClassVar[bool] = True
+    made_with_members: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
     forgets_after_days: ClassVar[Mapping[str, int]] = {}
     retention_days: ClassVar[int | None] = None
     session_s: ClassVar[float | None] = None
@@ -441,6 +450,14 @@ class Destination:
 
     def push(self, audience: Audience, batch: Batch) -> Flow[Outcome]:
         """Add, remove or replace one batch."""
+        raise NotImplementedError
+
+    def attend(self, audience: Audience) -> Flow[str | None]:
+        """Make what the platform wants besides the audience, unless it is there; None: it is.
+
+        Played after members were sent and at most once a run, until it is there. Else it says, for people, what it
+        waits for.
+        """
         raise NotImplementedError
 
     def poll(self, audience: Audience, job: str) -> Flow[Outcome]:

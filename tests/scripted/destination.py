@@ -8,6 +8,7 @@ scripted_replace     replace only: the platform cannot add or remove
 scripted_dedup       an addition applies twice unless its id says that it is a repeat
 scripted_blind       there is no such id: a repeat does harm
 scripted_oauth       access tokens end, refresh tokens rotate
+scripted_born        a list comes with its first members, and is of use once it has been put to use
 scripted_retention   members are forgotten after 30 days, external ids after 10
 """
 
@@ -193,6 +194,28 @@ class ScriptedOAuth(Scripted):
         return OAuthRefresh(token_url, "client", SecretStr("client-secret"), self.settings.refresh_token)
 
 
+class ScriptedBorn(Scripted):
+    type = "scripted_born"
+    limits = Limits(members=2, concurrency=2)
+    made_with_members = True
+    attends = True
+
+    def push(self, audience: Audience, batch: Batch) -> Flow[Outcome]:
+        if audience.id:
+            return (yield from super().push(audience, batch))
+        members = self._call(audience, batch).body
+        head = json.dumps({"name": audience.name, "mark": audience.mark})
+        reply = yield Call("POST", "/lists", body=f'{head[:-1]}, "members": {members}}}', safe=False)
+        return Outcome(audience=self._audience(reply.json))
+
+    def attend(self, audience: Audience) -> Flow[str | None]:
+        try:
+            yield Call("POST", f"/lists/{audience.id}/use", body="{}")
+        except RefusedError as error:
+            return f"scripted: not in use ({error.code})"
+        return None
+
+
 class ScriptedRetention(Scripted):
     type = "scripted_retention"
     retention_days = 30
@@ -208,6 +231,7 @@ ALL: tuple[type[Scripted], ...] = (
     ScriptedDedup,
     ScriptedBlind,
     ScriptedOAuth,
+    ScriptedBorn,
     ScriptedRetention,
 )
 

@@ -8,7 +8,10 @@
     PATCH /<shape>/v1/lists/{id}          {"mark"}
     POST  /<shape>/v1/lists/{id}/members  {"op", "batch": {"id", "session", "number", "last"}, "fields", "rows"}
                                           -> {"received", "refused": [{"index", "code"}]}, or 202 {"job"}
+    POST  /<shape>/v1/lists/{id}/use      {} -> {}: the list is in use from now on
     GET   /<shape>/v1/jobs/{id}           {"state": "running" | "failed"} or {"state": "done", "refused": [...]}
+
+In the shape `scripted_born` POST lists takes `members`, too, which is what .../members takes.
 
 Errors are {"error": {"code", "message"}}. Faults as in `dbt_segments.sandbox.faults`; policies:
 
@@ -17,10 +20,11 @@ Errors are {"error": {"code", "message"}}. Faults as in `dbt_segments.sandbox.fa
     lost_applied         whether a job whose status is lost was applied before (false)
     refuse               {value: code}: rows with such a value are refused by index
     expires_in_s         life of an access token (3600); rotate: each refresh ends the old refresh token (true)
+    use_from             people from which on a list may be put to use (0)
     refresh_ok           whether refresh tokens are still good (true)
 
-`reports` in /_sandbox/state tells of jobs, of batches applied more than once (`repeated`) and of those recognised
-(`replayed`).
+`reports` in /_sandbox/state tells of jobs, of lists in use, of batches applied more than once (`repeated`) and of those
+recognised (`replayed`).
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ MAX_ROWS = 1_000
 TOKEN = "scripted-token"
 REFRESH_TOKEN = "refresh-0"
 _DIGEST = re.compile("[0-9a-f]{64}").fullmatch
-_PATH = re.compile(r"/([a-z_]+)/(?:(token)|v1/(lists|jobs)(?:/([a-z0-9-]+)(?:/(members))?)?)")
+_PATH = re.compile(r"/([a-z_]+)/(?:(token)|v1/(lists|jobs)(?:/([a-z0-9-]+)(?:/(members|use))?)?)")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Shape:
     asynchronous: bool = False
     dedup: Literal["set", "id", "none"] = "set"
     oauth: bool = False
+    born: bool = False
     retention_days: int | None = None
     forgets: Mapping[str, int] = field(default_factory=dict)
 
@@ -68,6 +73,7 @@ SHAPES: dict[str, Shape] = {
     "scripted_dedup": Shape(dedup="id"),
     "scripted_blind": Shape(dedup="none"),
     "scripted_oauth": Shape(oauth=True),
+    "scripted_born": Shape(born=True),
     "scripted_retention": Shape(retention_days=30, forgets={"external_id": 10}),
 }
 
@@ -98,6 +104,7 @@ class ScriptedPlatform(Platform):
         "expires_in_s": 3600,
         "rotate": True,
         "refresh_ok": True,
+        "use_from": 0,
     }
 
     def reset(self) -> None:
@@ -110,12 +117,14 @@ class ScriptedPlatform(Platform):
         self.answers: dict[str, tuple[bytes, Answer]] = {}
         self.applied: dict[tuple[str, str], int] = {}
         self.replayed = 0
+        self.used: list[str] = []
 
     def report(self) -> dict[str, Any]:
         return {
             "jobs": [{"id": job.id, "state": job.state, "op": job.body["op"]} for job in self.jobs.values()],
             "repeated": sum(count - 1 for count in self.applied.values()),
             "replayed": self.replayed,
+            "used": self.used,
         }
 
     def classify(self, request: Request) -> str:
@@ -124,6 +133,8 @@ class ScriptedPlatform(Platform):
             return ""
         if place[2] or place[3] == "jobs":
             return "token" if place[2] else "poll"
+        if place[5] == "use":
+            return "use"
         if place[5]:
             return _op_of(request)
         one = {"GET": "get", "PATCH": "update"} if place[4] else {"GET": "find", "POST": "create"}
@@ -137,6 +148,7 @@ class ScriptedPlatform(Platform):
             "get": self._get,
             "update": self._update,
             "poll": self._poll,
+            "use": self._use,
             "add": self._members,
             "remove": self._members,
             "replace": self._members,
@@ -198,9 +210,12 @@ class ScriptedPlatform(Platform):
     # -- lists ------------------------------------------------------------------------------------------------
 
     def _create(self, request: Request, shape: str, _: str) -> Answer:
-        fields = _only(request, {"name", "mark"})
-        self.made += 1
         traits = SHAPES[shape]
+        fields = _only(request, {"name", "mark", *(("members",) if traits.born else ())})
+        members = fields.get("members")
+        if members is not None and (members["op"] != "add" or not self._rows(members, traits)):
+            raise Refusal(_error(400, "members"))
+        self.made += 1
         forgets = {self.codec.codes[name]: days for name, days in traits.forgets.items()}
         audience = Audience(
             id=f"list-{self.made}",
@@ -212,7 +227,17 @@ class ScriptedPlatform(Platform):
             retention_days=traits.retention_days,
         )
         self.audiences[audience.id] = audience
+        if members is not None:
+            self._apply(audience, members, traits)
         return Answer(201, _facts(audience), note={"audience": audience.id})
+
+    def _use(self, request: Request, shape: str, list_id: str) -> Answer:
+        _only(request, set())
+        audience = self._audience(shape, list_id)
+        if audience.members.count < self.policy["use_from"]:
+            raise Refusal(_error(400, "too_few"))
+        self.used.append(audience.id)
+        return Answer(200, {}, note={"audience": audience.id})
 
     def _find(self, request: Request, shape: str, _: str) -> Answer:
         mark, name = request.query.get("mark"), request.query.get("name")
