@@ -125,6 +125,7 @@ class OAuthRefresh(ShortLived):
     basic    the client's credentials go into the `Authorization` header instead of the form
     scope    asked for again with every exchange, where the server wants that
     headers  sent to the token endpoint
+    more     further fields of the form
     kept     where a refresh token is kept that replaces the one before; it is, before the new access token is used
     clock    monotonic seconds
 
@@ -141,6 +142,7 @@ class OAuthRefresh(ShortLived):
         basic: bool = False,
         scope: str = "",
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, str] | None = None,
         kept: TokenFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -152,6 +154,7 @@ class OAuthRefresh(ShortLived):
         self._basic = basic
         self._scope = scope
         self._headers = dict(headers or {})
+        self._more = dict(more or {})
         self._kept = kept
 
     def _exchange(self, post: Post) -> dict[str, Any]:
@@ -162,7 +165,7 @@ class OAuthRefresh(ShortLived):
         newest = self._kept.newest() if self._kept else None
         if newest is not None:
             self._refresh_token = newest
-        form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token.get_secret_value()}
+        form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token.get_secret_value(), **self._more}
         headers = dict(self._headers)
         if self._basic:
             pair = f"{self._client_id}:{secret(self._client_secret)}".encode()

@@ -39,6 +39,8 @@ class Case:
     add, remove the sandbox's words for those calls
     syncs       how many syncs a change takes until it is there: 1, or more where jobs have to end
     renews      an expired access token is renewed; else a person has to
+    label       a list's name at the platform -> the label that it stands for
+    twice       the add call may be delivered twice; else that makes a second list, and nothing can be done about it
     """
 
     name: str
@@ -51,6 +53,8 @@ class Case:
     remove: str = "remove"
     syncs: int = 1
     renews: bool = True
+    label: Callable[[str], str] = str
+    twice: bool = True
 
     def __str__(self) -> str:
         return self.name

@@ -95,7 +95,7 @@ def test_a_first_sync_then_nothing(shop: Shop) -> None:
     assert {one.status for one in results} <= {"success", "noop"}, results
     assert results[0].counts.added + results[0].counts.pending == 3
     assert shop.held() == shop.want(ADA, BOB, CY)
-    assert [one["name"] for one in shop.world.audiences()] == ["VIP buyers"]
+    assert [shop.case.label(one["name"]) for one in shop.world.audiences()] == ["VIP buyers"]
     again = shop.sync()
     assert (again.status, again.requests, again.counts.unchanged) == ("noop", 0, 3), again
 
@@ -194,6 +194,8 @@ def test_too_many_calls(shop: Shop, asked_s: int | None) -> None:
 @pytest.mark.parametrize("op", ["add", "remove"])
 def test_an_answer_that_proves_nothing(shop: Shop, op: str, kind: str) -> None:
     """The call may have been applied or not: the next syncs make it right, with nobody lost or left behind."""
+    if (op, kind) == ("add", "duplicate") and not shop.case.twice:
+        pytest.skip("the call that adds them makes a list, too")
     shop.have([ADA, BOB, CY])
     if op == "remove":
         shop.settle()

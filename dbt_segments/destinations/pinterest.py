@@ -1,0 +1,332 @@
+"""Pinterest customer lists, and the audience that ads target.
+
+Source: Pinterest API v5 (description 5.23.0 of 2025-12-11, with the additions of 5.28.0), `customer_lists`,
+`audiences`, `oauth/token`; "Create audiences", "Rate limits", "Set up authentication and authorization", read 2026-11.
+
+Two objects: a customer list holds people, an audience of type CUSTOMER_LIST points to it and is what ads target. A list
+cannot be made without people, and an audience is refused below 100 of them. A list has no description, so our mark
+stands in its name, behind the label; the audience has the plain label, and the mark in its description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import SecretStr, field_validator, model_validator
+from typing_extensions import Self
+
+from dbt_segments.destinations._pinterest_faults import classify, pace_s
+from dbt_segments.destinations.auth import Auth, Bearer, refreshing
+from dbt_segments.destinations.base import (
+    DEFAULT_TOKEN_FILE,
+    Accepts,
+    Audience,
+    Batch,
+    Call,
+    ConnectionSettings,
+    Destination,
+    Fault,
+    Finding,
+    Flow,
+    Limits,
+    Op,
+    Outcome,
+    RefreshSettings,
+    Reply,
+    Row,
+    Size,
+    Support,
+)
+from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, UnknownError
+from dbt_segments.identifiers import rules
+
+MARK = "dbt-segments:"
+PAGE = "250"
+_MARKED = re.compile(rf"(?P<label>.*?) ?\[(?P<mark>{MARK}[^\[\]]+)\]", re.DOTALL)
+# What may be told of `exceptions`, whose shape is not documented: never a value.
+_WORD = re.compile(r"[A-Za-z_]{1,40}")
+_STATUS = {
+    "INITIALIZING": "processing",
+    "UPLOADING": "processing",
+    "PROCESSING": "processing",
+    "READY": "ready",
+    "TOO_SMALL": "too small",
+}
+_REFRESH = ("client_id", "client_secret", "refresh_token")
+
+
+class PinterestSettings(ConnectionSettings):
+    """`access_token`, or `client_id`, `client_secret` and `refresh_token`; `token_file` as in `RefreshSettings`."""
+
+    ad_account_id: str
+    access_token: SecretStr | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    refresh_token: SecretStr | None = None
+    token_file: str = DEFAULT_TOKEN_FILE
+
+    @field_validator("ad_account_id", mode="before")
+    @classmethod
+    def _digits(cls, value: Any) -> str:
+        digits = str(value).strip()
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+            raise ValueError("must be up to 18 digits")
+        return digits
+
+    @field_validator("client_id", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        given = [name for name in _REFRESH if getattr(self, name) is not None]
+        if bool(given) == (self.access_token is not None) or len(given) not in (0, len(_REFRESH)):
+            raise ValueError(f"give access_token, or all of {', '.join(_REFRESH)}")
+        return self
+
+
+class Pinterest(Destination):
+    """Customer lists of one ad account: list type EMAIL, members stay until removed."""
+
+    type = "pinterest"
+    title = "Pinterest audiences"
+    base_url = "https://api.pinterest.com"
+    version = "v5"
+    settings_model = PinterestSettings
+    identifiers: ClassVar = {
+        "email": Accepts("email", rules.email()),
+        "maid": Accepts("maid", rules.maid(case="lower", hashed=True)),
+    }
+    units = (("email",), ("maid",))
+    row = Row.SINGLE
+    # No size is documented: 10,000 is what a connector sends. Writes: 400 a minute, as a vendor says.
+    limits = Limits(members=10_000, requests_per_s=6, concurrency=1)
+    operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.VENDOR_LACKS}
+    one_click = True
+    made_with_members = True
+    attends = True
+    minimum = 100
+    settles_h = 72
+    proves = "the list took the records; how many of them it matches is not said"
+    unsure = (
+        "the largest request",
+        "the case of an IDFA before it is hashed: lower here",
+        "the shape of `exceptions`: its keys are told as a warning",
+        "whether a list just made is already among the account's lists",
+        "the longest name of a list",
+        "headers of rate limits: used where they are there",
+    )
+
+    # -- the connection ---------------------------------------------------------------------------------------
+
+    def root(self) -> str:
+        base = (self.settings.base_url or self.base_url).rstrip("/")
+        return f"{base}/{self.settings.api_version or self.version}"
+
+    def auth(self) -> Auth:
+        """A fixed token, or one that is fetched. `continuous_refresh` is ignored for apps made since 2025-09-25."""
+        if self.settings.access_token is not None:
+            return Bearer(self.settings.access_token)
+        names = ("client_id", "client_secret", "refresh_token", "token_url", "token_file")
+        settings = RefreshSettings(**{name: getattr(self.settings, name) for name in names})
+        return refreshing(settings, f"{self.root()}/oauth/token", basic=True, more={"continuous_refresh": "true"})
+
+    def account(self) -> str:
+        return str(self.settings.ad_account_id)
+
+    def pace(self, reply: Reply) -> float | None:
+        return pace_s(reply)
+
+    def fault(self, call: Call, reply: Reply) -> Fault | None:
+        return classify(call, reply)
+
+    def write(self, op: Op, cells: Mapping[str, str]) -> str:
+        """The value alone: a list does not tell kinds of records apart."""
+        (cell,) = cells.values()
+        return cell
+
+    # -- lists ------------------------------------------------------------------------------------------------
+
+    def find(self, mark: str, name: str) -> Flow[list[Audience]]:
+        """Every list of the account with the mark or the label, lowest id first; there is no filter."""
+        found = []
+        bookmark = ""
+        while True:
+            reply = yield self._page("customer_lists", bookmark, order="DESCENDING")
+            entries, bookmark = _page(reply)
+            for audience in map(self._audience, entries):
+                if audience.name == name or _carries(audience.mark, mark):
+                    found.append(audience)
+            if not bookmark:
+                return sorted(found, key=lambda one: (len(one.id), one.id))
+
+    def get(self, audience_id: str) -> Flow[Audience]:
+        reply = yield Call("GET", self._path("customer_lists", audience_id))
+        return self._audience(reply.json)
+
+    def adopt(self, audience: Audience, mark: str) -> Flow[Audience]:
+        """Nothing is written: a list cannot be renamed, and has no description. The state alone knows it is ours."""
+        yield from ()
+        return dataclasses.replace(audience, mark=mark)
+
+    # -- members ----------------------------------------------------------------------------------------------
+
+    def push(self, audience: Audience, batch: Batch) -> Flow[Outcome]:
+        """Add or remove one batch; without an id, make the list with it.
+
+        Both are operations on a set, so they may be repeated. The list's counters grow with every repeat and prove
+        nothing; only the making is not repeated, since names are not unique.
+        """
+        if batch.count == 0:
+            return Outcome()
+        # Every value is a SHA-256 in hexadecimal.
+        records = batch.rows.replace('"', "")
+        if audience.id:
+            body = json.dumps({"operation_type": batch.op.name, "records": records}, separators=(",", ":"))
+            reply = yield Call("PATCH", self._path("customer_lists", audience.id), body=body)
+            if _id(reply.json) != audience.id:
+                raise UnknownError("pinterest: the answer speaks of another list", code="id")
+            return Outcome(warnings=_warnings(reply.json))
+        fields = {"name": _marked(audience.name, audience.mark), "list_type": "EMAIL", "records": records}
+        body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        reply = yield Call("POST", self._path("customer_lists"), body=body, safe=False)
+        made = Audience(_id(reply.json), audience.name, audience.mark, self.account())
+        return Outcome(audience=made, warnings=_warnings(reply.json))
+
+    # -- the audience that ads target -------------------------------------------------------------------------
+
+    def attend(self, audience: Audience) -> Flow[str | None]:
+        """Make the audience of a list, once it has enough people. A refusal is explained by the list's state."""
+        if (yield from self._target(audience.id)) is not None:
+            return None
+        body = {
+            "name": audience.name,
+            "audience_type": "CUSTOMER_LIST",
+            "rule": {"customer_list_id": audience.id},
+            "description": audience.mark,
+        }
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        try:
+            reply = yield Call("POST", self._path("audiences"), body=text, safe=False)
+        except RefusedError as error:
+            answer = yield Call("GET", self._path("customer_lists", audience.id))
+            return _why(str(answer.json.get("status") or ""), error)
+        _id(reply.json)
+        return None
+
+    def size(self, audience: Audience) -> Flow[Size]:
+        """That of the audience made from the list; the list itself counts uploads only."""
+        target = yield from self._target(audience.id)
+        if target is None:
+            return Size(status="processing")
+        status = str(target.get("status") or "")
+        people = target.get("size") if status == "READY" else None
+        people = people if isinstance(people, int) and people > 0 else None
+        return Size(lower=people, upper=people, status=_STATUS.get(status, status.lower()))
+
+    def delete(self, audience: Audience) -> Flow[None]:
+        """Remove the audience that ads target. A list cannot be deleted: who is to leave it has to be removed."""
+        target = yield from self._target(audience.id)
+        if target is not None:
+            call = Call("PATCH", self._path("audiences", _id(target)), body='{"operation_type":"REMOVE"}')
+            try:
+                yield call
+            except GoneError:
+                return
+
+    def check(self) -> Flow[list[Finding]]:
+        """Reads one entry of each listing; nothing tells beforehand whether the token may write."""
+        findings = []
+        for what, path in (("account", "customer_lists"), ("scopes", "audiences")):
+            try:
+                yield self._page(path, size="1")
+            except AuthError as error:
+                findings.append(Finding("credentials", False, error.message, error.hint or ""))
+                return findings
+            except DestinationError as error:
+                findings.append(Finding(what, False, error.message, error.hint or ""))
+                return findings
+            said = f"ad account {self.account()} can be read" if what == "account" else "ads:read"
+            findings.append(Finding(what, True, said))
+        findings.insert(0, Finding("credentials", True, "accepted"))
+        findings.append(Finding("ads:write", None, "is seen at the first write only"))
+        return findings
+
+    def _target(self, list_id: str) -> Flow[Mapping[str, Any] | None]:
+        """The audience that points to a list."""
+        bookmark = ""
+        while True:
+            reply = yield self._page("audiences", bookmark, ownership_type="OWNED")
+            entries, bookmark = _page(reply)
+            for entry in entries:
+                rule = entry.get("rule")
+                if isinstance(rule, dict) and str(rule.get("customer_list_id")) == list_id:
+                    found: Mapping[str, Any] = entry
+                    return found
+            if not bookmark:
+                return None
+
+    # -- calls ------------------------------------------------------------------------------------------------
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((f"/ad_accounts/{self.account()}", *parts))
+
+    def _page(self, path: str, bookmark: str = "", size: str = PAGE, **more: str) -> Call:
+        query = {"page_size": size, **more, **({"bookmark": bookmark} if bookmark else {})}
+        return Call("GET", self._path(path), query=query)
+
+    def _audience(self, entry: Any) -> Audience:
+        name = str(entry.get("name") or "")
+        ours = _MARKED.fullmatch(name)
+        label, mark = (ours["label"], ours["mark"]) if ours else (name, "")
+        return Audience(_id(entry), label, mark, str(entry.get("ad_account_id") or self.account()))
+
+
+def _page(reply: Reply) -> tuple[list[Any], str]:
+    """The entries of a page and the bookmark of the next one; empty on the last."""
+    entries = reply.json.get("items")
+    if not isinstance(entries, list):
+        raise UnknownError("pinterest: a listing without items", code="items")
+    return entries, str(reply.json.get("bookmark") or "")
+
+
+def _marked(label: str, mark: str) -> str:
+    """The name of a list."""
+    return f"{label} [{mark}]" if mark else label
+
+
+def _carries(own: str, mark: str) -> bool:
+    """Whether a list's mark is the one asked for; the last parts may be left out of what is asked."""
+    return bool(mark) and (own == mark or own.startswith(mark.rstrip(":") + ":"))
+
+
+def _id(entry: Any) -> str:
+    value = entry.get("id")
+    if not isinstance(value, (str, int)) or not str(value).isdigit():
+        raise UnknownError("pinterest: an answer without an id", code="id")
+    return str(value)
+
+
+def _warnings(entry: Any) -> tuple[str, ...]:
+    """What a list says against its records: the names of the errors, as far as they are words."""
+    exceptions = entry.get("exceptions")
+    if not exceptions:
+        return ()
+    names = [str(name) for name in exceptions] if isinstance(exceptions, dict) else []
+    words = ", ".join(sorted(name for name in names if _WORD.fullmatch(name)))
+    return (f"pinterest: the list reports exceptions ({words or 'unnamed'})",)
+
+
+def _why(status: str, error: RefusedError) -> str:
+    """Why there is no audience yet, for people."""
+    waits = "the audience that ads target is not there yet"
+    if status == "TOO_SMALL":
+        return f"pinterest: {waits}: the list has fewer than 100 people with Pinterest accounts"
+    if _STATUS.get(status) == "processing":
+        return f"pinterest: {waits}: the list is being processed, which takes a day or two"
+    return f"pinterest: {waits}: it was refused ({error.code}); is the list of 100 people or more?"
