@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
 from dbt_segments.destinations._pinterest_faults import classify, pace_s
@@ -60,7 +60,10 @@ _REFRESH = ("client_id", "client_secret", "refresh_token")
 
 
 class PinterestSettings(ConnectionSettings):
-    """`access_token`, or `client_id`, `client_secret` and `refresh_token`; `token_file` as in `RefreshSettings`."""
+    """`access_token`, or `client_id`, `client_secret` and `refresh_token`; `token_file` as in `RefreshSettings`.
+
+    batch_size  records of one request; none is documented, others stop at 50,000
+    """
 
     ad_account_id: str
     access_token: SecretStr | None = None
@@ -68,6 +71,7 @@ class PinterestSettings(ConnectionSettings):
     client_secret: SecretStr | None = None
     refresh_token: SecretStr | None = None
     token_file: str = DEFAULT_TOKEN_FILE
+    batch_size: int = Field(default=10_000, ge=1, le=50_000)
 
     @field_validator("ad_account_id", mode="before")
     @classmethod
@@ -99,10 +103,12 @@ class Pinterest(Destination):
     version = "v5"
     settings_model = PinterestSettings
     identifiers: ClassVar = {
-        "email": Accepts("email", rules.email()),
-        "maid": Accepts("maid", rules.maid(case="lower", hashed=True)),
+        "email": Accepts("records", rules.email()),
+        "idfa": Accepts("records", rules.maid(case="lower", hashed=True)),
+        "aaid": Accepts("records", rules.maid(case="lower", hashed=True)),
+        "maid": Accepts("records", rules.maid(case="lower", hashed=True)),
     }
-    units = (("email",), ("maid",))
+    units = (("email",), ("idfa",), ("aaid",), ("maid",))
     row = Row.SINGLE
     # No size is documented: 10,000 is what a connector sends. Writes: 400 a minute, as a vendor says.
     limits = Limits(members=10_000, requests_per_s=6, concurrency=1)
@@ -121,6 +127,10 @@ class Pinterest(Destination):
         "the longest name of a list",
         "headers of rate limits: used where they are there",
     )
+
+    def __init__(self, settings: PinterestSettings) -> None:
+        super().__init__(settings)
+        self.limits = dataclasses.replace(type(self).limits, members=settings.batch_size)  # type: ignore[misc]
 
     # -- the connection ---------------------------------------------------------------------------------------
 

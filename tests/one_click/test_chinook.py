@@ -63,7 +63,7 @@ def held(world: World, case: Case, name: str) -> set[tuple[str, str]]:
     assert world.serving is not None
     state = world.serving.state()
     assert state["violations"][case.name] == []
-    found = [one for one in state["audiences"] if one["platform"] == case.name and one["name"] == name]
+    found = [one for one in state["audiences"] if one["platform"] == case.name and case.label(one["name"]) == name]
     assert len(found) == 1, case.name
     return {(field, value) for field, value in found[0]["keys"]}
 
