@@ -90,7 +90,7 @@ def choose(
     """The identifiers that a sync sends, named and ordered as in `platform.identifiers`, and what is wrong.
 
     identifiers  the entity's, under the names of the table
-    only         names the user asked for; None: all that both sides know
+    only         names the user asked for; None: all that both sides know, but for `platform.on_request`
     offered      those that this connection takes; None: all of the platform's
     """
     offered = taken(platform) if offered is None else offered
@@ -98,6 +98,8 @@ def choose(
     chosen: list[Identifier] = []
     wrong: list[str] = []
     for name in (name for name in platform.identifiers if name in offered):
+        if wanted is None and name in platform.on_request:
+            continue
         sources = [
             source
             for source in _sources(name, identifiers)

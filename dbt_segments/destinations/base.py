@@ -309,6 +309,8 @@ class Destination:
 
     units     match units: tuples of identifier names that match alone (one name) or only together (several).
               Names that are in no unit travel with a member but never stand alone.
+    on_request  identifiers that are sent only where `identifiers` of the sync names them, as they travel in clear and
+              matching gains little
     records   it holds records, written by a mapping, and no audiences
     modes     of a classic sync that this destination takes
     channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
@@ -334,6 +336,7 @@ class Destination:
     identifiers: ClassVar[Mapping[str, Accepts]]
     units: ClassVar[Sequence[tuple[str, ...]]]
     row: ClassVar[Row]
+    on_request: ClassVar[frozenset[str]] = frozenset()
     records: ClassVar[bool] = False
     limits: ClassVar[Limits]
     operations: ClassVar[Mapping[Op, Support]]

@@ -32,6 +32,9 @@ def attempt(
     import duckdb
 
     names = {**_SYNONYMS, **(synonyms or {}), **{name: name for name in accepts}}
+    if "maid" not in accepts and "aaid" in accepts:
+        # The system is not said here; those that tell the two apart write both the same way.
+        names |= {"maid": "aaid", "mobile_id": "aaid"}
     con = duckdb.connect(":memory:", config={"memory_limit": "256MB", "threads": 1})
     try:
         remaining = iter(rows)

@@ -178,6 +178,18 @@ def spaced_name(drops: Affix) -> Rule:
     return Rule("spaced_name", 1, True, steps, _nothing_left, (f"drops={drops}",))
 
 
+def name_as_written(longest: int) -> Rule:
+    """In clear, as written (NFC); a name of more characters than the platform takes is left out, never cut."""
+
+    def fitting(terms: Terms) -> str:
+        return f"case when length({terms.value}) <= {longest} then {terms.value} end"
+
+    def composed(terms: Terms) -> str:
+        return f"nfc_normalize({terms.value})"
+
+    return Rule("name_as_written", 1, False, (composed, fitting), _always("name_too_long"), (f"longest={longest}",))
+
+
 def initial() -> Rule:
     """The first letter of what `name` makes of the text."""
     pattern = literal(r"\p{L}")
