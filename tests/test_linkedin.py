@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from dbt_segments.destinations.auth import Bearer, OAuthRefresh
 from dbt_segments.destinations.base import Audience, Batch, Call, Flow, Op, Outcome, Reply, Size
 from dbt_segments.destinations.linkedin import LinkedIn, LinkedInSettings
+from dbt_segments.destinations.linkedin_companies import LinkedInCompanies
 from dbt_segments.errors import (
     AuthError,
     DestinationError,
@@ -560,3 +561,64 @@ def test_a_refresh_token_that_ended_is_final(world: World) -> None:
     result = world.sync()
     assert (result.status, result.exit_code) == ("failed", 1)
     assert "invalid_grant" in result.reason
+
+
+# -- companies ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identifier", "raw", "sent", "reason"),
+    [
+        ("website_domain", "https://www.Microsoft.com/en", "microsoft.com", None),
+        ("website_domain", " WWW.example.co.uk:8080?x=1 ", "example.co.uk", None),
+        ("email_domain", "Example.com", "example.com", None),
+        ("email_domain", "info@example.com", None, "domain_invalid"),
+        ("website_domain", "localhost", None, "domain_invalid"),
+        ("website_domain", "https://", None, "domain_invalid"),
+        ("organization", "1035", "urn:li:organization:1035", None),
+        ("organization", "urn:li:organization:1035", "urn:li:organization:1035", None),
+        ("organization", "Microsoft", None, "organization_invalid"),
+        ("company_name", " Analytical Engines Ltd ", "Analytical Engines Ltd", None),
+        ("company_page", "x" * 101, None, "name_too_long"),
+        ("country", "Poland", "PL", None),
+    ],
+)
+def test_what_is_sent_of_a_company(identifier: str, raw: str, sent: str | None, reason: str | None) -> None:
+    """In clear, in LinkedIn's own spelling."""
+    rules = {name: accept.rule for name, accept in LinkedInCompanies.identifiers.items()}
+    (answer,) = attempt([{"identifier": identifier, "value": raw}], rules)
+    assert (answer["sent"], answer["hashed"], answer["reason"]) == (sent, False, reason)
+
+
+def test_a_list_of_companies(world: World, tmp_path: Path) -> None:
+    """A classic sync keeps a segment of type COMPANY equal to the model, removals included."""
+    serving = _serving(world)
+    connection = CASE.connection(f"{serving.url}/linkedin", tmp_path)
+    world.connections = {"companies": {**connection, "type": "linkedin_companies"}}
+    world._table(
+        "customers",
+        "customer_id integer, company varchar, site varchar, country varchar",
+        [(1, 'Ada "A" Ltd', "https://www.Ada.example/x", "UK"), (2, "Bob Inc", None, "US"), (3, None, "?", "FR")],
+    )
+    world.identifiers = {"company_name": "company", "website_domain": "site", "country": "country"}
+    world.segments = {"vip": {"label": "Accounts", "syncs": [{"to": "companies", "mode": "mirror"}]}}
+    world.segment([1, 2, 3])
+    result = world.sync()
+    assert (result.status, result.counts.added, result.counts.unusable) == ("success", 2, 1), result
+    ada = {("companyName", 'Ada "A" Ltd'), ("companyWebsiteDomain", "ada.example")}
+    assert world.held() == ada | {("companyName", "Bob Inc")}
+    world.segment([1])
+    assert world.sync().exit_code == 0
+    assert world.held() == ada
+    assert world.sync().status == "noop"
+    assert serving.state()["violations"]["linkedin"] == []
+    assert {call["path"].rpartition("/")[2] for call in world.calls("add")} == {"companies"}
+
+
+def test_people_are_no_companies(world: World) -> None:
+    """An entity without anything that finds a company is told of before anything is sent."""
+    world.connections["companies"] = {**world.connections["linkedin"], "type": "linkedin_companies"}
+    world.segments = {"vip": {"syncs": [{"to": "companies", "mode": "mirror"}]}}
+    with pytest.raises(Exception, match="linkedin_companies could match nobody"):
+        world.run()
+    assert world.calls() == []

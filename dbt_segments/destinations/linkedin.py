@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dbt_segments.destinations._linkedin_faults import SEGMENTS, PatientCall, classify, outcome_of
@@ -41,7 +41,7 @@ from dbt_segments.identifiers import rules
 MARK = "dbt-segments:"
 _ANY_MARK = re.compile(rf"(?<!\S){MARK}\S+\s*")
 _PAGE = 100
-_ACTIONS = {Op.ADD: "ADD", Op.REMOVE: "REMOVE"}
+ACTIONS = {Op.ADD: "ADD", Op.REMOVE: "REMOVE"}
 _STATUS = {
     "BUILDING": "processing",
     "UPDATING": "updating",
@@ -71,7 +71,7 @@ class LinkedIn(Destination):
         "last_name": Accepts("lastName", rules.name_as_written(longest=35)),
         "country": Accepts("country", rules.country(case="upper", hashed=False)),
     }
-    units = (("email",), ("aaid",), ("first_name", "last_name"))
+    units: ClassVar[Sequence[tuple[str, ...]]] = (("email",), ("aaid",), ("first_name", "last_name"))
     on_request = frozenset(("first_name", "last_name", "country"))
     row = Row.KEYED
     limits = Limits(members=5_000, requests_per_s=10, concurrency=2)  # 600 a minute
@@ -130,7 +130,7 @@ class LinkedIn(Destination):
                 beside.append(f"""'"{field}":' || {cell}""")
         if ids:
             beside.insert(0, f"""'"userIds":[' || nullif(concat_ws(',', {", ".join(ids)}), '') || ']'""")
-        return f"""concat('{{"action":"{_ACTIONS[op]}",', concat_ws(',', {", ".join(beside)}), '}}')"""
+        return f"""concat('{{"action":"{ACTIONS[op]}",', concat_ws(',', {", ".join(beside)}), '}}')"""
 
     # -- audiences --------------------------------------------------------------------------------------------
 

@@ -364,6 +364,32 @@ def maid(case: Case | None = "lower", hashed: bool = False, hexadecimal: bool = 
     return Rule("maid", 1, hashed, (cased,), reason, (f"case={case}", f"hexadecimal={hexadecimal}"))
 
 
+def domain() -> Rule:
+    """The bare name of a web site or of mail: lower case, without scheme, `www.`, port and path."""
+    scheme, rest = literal(r"^[a-z][a-z0-9+.-]*://"), literal(r"[/:?#].*$")
+    shape = rf"{_LABEL}(?:\.{_LABEL})+"
+
+    def bare(terms: Terms) -> str:
+        host = f"regexp_replace(regexp_replace({terms.value}, {scheme}, ''), {rest}, '', 's')"
+        return f"regexp_replace({host}, '^www\\.', '')"
+
+    def checked(terms: Terms) -> str:
+        return f"case when {matches(terms.value, shape)} then {terms.value} end"
+
+    return Rule("domain", 1, False, (_lower, bare, checked), _always("domain_invalid"))
+
+
+def linkedin_organization() -> Rule:
+    """LinkedIn's URN of an organization; a bare number is put into one."""
+    shape, prefix = r"(?:urn:li:organization:)?\d+", "urn:li:organization:"
+
+    def wrapped(terms: Terms) -> str:
+        number = f"regexp_extract({terms.value}, {literal(r'[0-9]+$')})"
+        return f"case when {matches(terms.value, shape)} then {literal(prefix)} || {number} end"
+
+    return Rule("linkedin_organization", 1, False, (_lower, wrapped), _always("organization_invalid"))
+
+
 def opaque_id() -> Rule:
     """The sender's own key, in clear: trimmed, case kept."""
     return Rule("opaque_id", 1, False, (), _nothing_left)
