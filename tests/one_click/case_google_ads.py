@@ -23,8 +23,16 @@ def _connection(url: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def _email(address: str) -> str:
+    """Lower case; at Gmail without dots and tag."""
+    local, _, domain = address.strip().lower().partition("@")
+    if domain in ("gmail.com", "googlemail.com"):
+        local = local.partition("+")[0].replace(".", "")
+    return f"{local}@{domain}"
+
+
 def _keys(person: Person) -> set[KEY]:
-    found = {("EMAIL", sha(person.email.strip().lower()))} if person.email else set()
+    found = {("EMAIL", sha(_email(person.email)))} if person.email else set()
     return found | ({("PHONE", sha(f"+{person.digits}"))} if person.digits else set())
 
 
