@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from google.ads import datamanager_v1
-from google.ads.datamanager_util import Formatter
-from google.protobuf import json_format
 
 from dbt_segments.destinations.google_ads import GoogleAds
 from dbt_segments.identifiers.attempt import attempt
@@ -25,6 +23,13 @@ from dbt_segments.sandbox.platform import Clock, Request
 from tests.one_click.case_google_ads import CASE
 from tests.projects import DuckDBWarehouse, make_project
 from tests.world import World, sha
+
+with warnings.catch_warnings():
+    # Google's libraries warn of Python versions whose support ends.
+    warnings.simplefilter("ignore", FutureWarning)
+    from google.ads import datamanager_v1
+    from google.ads.datamanager_util import Formatter
+    from google.protobuf import json_format
 
 REPOSITORY = Path(__file__).parents[2]
 URL = "http://127.0.0.1:8199"
