@@ -10,14 +10,16 @@ import pytest
 
 from dbt_segments import demo
 from dbt_segments.demo import acts, changes, stage
-from dbt_segments.demo.acts import LAPSED, READERS
+from dbt_segments.demo.acts import JOB, LAPSED, READERS
 from dbt_segments.errors import SettingsError
 
 KEPT = frozenset({("EMAIL", "a" * 64), ("EXTERN_ID", "1")})
 CAME = frozenset({("EMAIL", "b" * 64), ("EXTERN_ID", "2")})
 GONE = frozenset({("EMAIL", "c" * 64), ("EXTERN_ID", "3")})
 CHANGE = changes.Change("somebody came, somebody left", came=CAME, gone=GONE)
-FIRST = {READERS: KEPT | GONE, "Big spenders": KEPT, LAPSED: KEPT | GONE}
+OTHERS = {f"other: {number}": KEPT for number in range(9)}
+FIRST: stage.Members = {READERS: KEPT | GONE, LAPSED: KEPT | GONE, **OTHERS, JOB: frozenset()}
+SECOND = {**FIRST, JOB: KEPT}
 THIRD = {**FIRST, READERS: KEPT | CAME}
 RELEASED = {**FIRST, LAPSED: KEPT}
 
@@ -29,7 +31,7 @@ def rows(file: Path) -> dict[str, dict[str, str]]:
 
 def test_membership_as_it_must_be_passes() -> None:
     """Nothing is wrong where each sync did its part and nothing else."""
-    assert acts.judge_again(FIRST, FIRST, sent_again=0) == []
+    assert acts.judge_again(FIRST, SECOND, sent_again=0) == []
     assert acts.judge_change(FIRST, THIRD, CHANGE) == []
     assert acts.judge_release(FIRST, RELEASED) == []
 
@@ -38,9 +40,10 @@ def test_membership_as_it_must_be_passes() -> None:
     ("first", "second", "sent_again", "wrong"),
     [
         ({}, {}, 0, "empty"),
-        ({**FIRST, "Big spenders": frozenset()},) * 2 + (0, "empty"),
-        (FIRST, FIRST, 1, "second sync sent"),
-        (FIRST, {**FIRST, "Big spenders": GONE}, 0, "second sync changed"),
+        ({**FIRST, LAPSED: frozenset()}, {**SECOND, LAPSED: frozenset()}, 0, "empty"),
+        (FIRST, SECOND, 1, "second sync sent"),
+        (FIRST, {**SECOND, LAPSED: GONE}, 0, "second sync changed"),
+        (FIRST, FIRST, 0, "has not ended"),
     ],
 )
 def test_a_second_sync_that_does_something_is_named(

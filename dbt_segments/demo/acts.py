@@ -9,16 +9,18 @@ from dbt_segments.demo import changes
 from dbt_segments.demo.changes import Change
 from dbt_segments.demo.stage import Members, Stage
 
-READERS = "Newsletter readers"
-LAPSED = "Lapsed buyers"
-_AUDIENCES = 3
+READERS = "meta: Newsletter readers"
+LAPSED = "meta: Lapsed buyers"
+# Google takes an upload as a job, which the next sync asks about.
+JOB = "google_ads: Nordic customers"
+_AUDIENCES = 12
 _BOTH = "--select newsletter_readers lapsed_buyers"
 
 
 def play(stage: Stage) -> list[str]:
     """All acts, up to the first that does not come as it must; what is wrong with that one, in words."""
     seeds = stage.folder / "seeds"
-    stage.echo(f"1. A shop's dbt project in DuckDB; Meta and a CRM as a sandbox at {stage.serving.url}\n")
+    stage.echo(f"1. A shop's dbt project in DuckDB; nine ad platforms and a CRM as a sandbox at {stage.serving.url}\n")
     stage.type("dbt deps --quiet")
     stage.type("dbt build --quiet")
     stage.type("dbt-segments validate")
@@ -28,7 +30,7 @@ def play(stage: Stage) -> list[str]:
     stage.show_file("out/loyal_customers/*.csv", 4)
     first, sends = stage.members(), stage.sends()
 
-    stage.echo("\n2. Once more: nothing has changed, so nothing is sent\n")
+    stage.echo("\n2. Once more: nothing has changed, so nothing is sent; what Google does as a job has ended\n")
     stage.type("dbt-segments sync --now")
     second, sent_again = stage.members(), stage.sends() - sends
     if wrong := judge_again(first, second, sent_again):
@@ -80,10 +82,12 @@ def judge_again(first: Members, second: Members, sent_again: int) -> list[str]:
 
     sent_again  requests of the second sync that changed something
     """
+    at_once = {name: keys for name, keys in first.items() if name != JOB}
     checks = {
-        "the first sync left an audience empty": len(first) == _AUDIENCES and all(first.values()),
+        "the first sync left an audience empty": len(first) == _AUDIENCES and all(at_once.values()),
         "the second sync sent something": sent_again == 0,
-        "the second sync changed an audience": second == first,
+        "the second sync changed an audience": {name: second.get(name) for name in at_once} == at_once,
+        "the job at Google has not ended": bool(second.get(JOB)),
     }
     return [text for text, holds in checks.items() if not holds]
 

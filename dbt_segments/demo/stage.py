@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dbt_segments.sandbox import server
 
@@ -94,9 +95,9 @@ class Stage:
             self.echo(text)
 
     def members(self) -> Members:
-        """Who is in the sandbox's audiences."""
+        """Who is in the sandbox's audiences, by platform and name."""
         audiences = self.serving.state()["audiences"]
-        return {audience["name"]: frozenset(map(tuple, audience["keys"])) for audience in audiences}
+        return {_name(audience): frozenset(map(tuple, audience["keys"])) for audience in audiences}
 
     def records(self) -> dict[str, int]:
         """How many records the sandbox's receiver of webhooks has, by path."""
@@ -111,8 +112,8 @@ class Stage:
     def show(self) -> None:
         """Print what the sandbox says of its audiences and records."""
         self.echo("\nThe sandbox has:")
-        for audience in sorted(self.serving.state(keys=False)["audiences"], key=lambda one: str(one["name"])):
-            self.echo(f"  {audience['name']}: {audience['people']} people")
+        for audience in sorted(self.serving.state(keys=False)["audiences"], key=_name):
+            self.echo(f"  {_name(audience)}: {audience['people']} people")
         for place, count in self.records().items():
             self.echo(f"  {place}: {count} records")
 
@@ -124,3 +125,8 @@ class Stage:
     def _command(self, line: str) -> list[str]:
         program, *words = line.split()
         return [sys.executable, "-m", PROGRAMS[program], *words]
+
+
+def _name(audience: Mapping[str, Any]) -> str:
+    """Platform and name of an audience; Pinterest's carries our mark, too."""
+    return f"{audience['platform']}: {audience['name'].partition(' [dbt-segments:')[0]}"

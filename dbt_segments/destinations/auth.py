@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -191,7 +192,8 @@ def refreshing(settings: RefreshSettings, token_url: str, **options: Any) -> OAu
     token_url  the platform's; the connection's own wins
     """
     url = settings.token_url or token_url
-    kept = TokenFile(settings.token_file, url, settings.client_id, secret(settings.refresh_token))
+    file = Path(settings._folder, Path(settings.token_file).expanduser())
+    kept = TokenFile(str(file), url, settings.client_id, secret(settings.refresh_token))
     return OAuthRefresh(url, settings.client_id, settings.client_secret, settings.refresh_token, kept=kept, **options)
 
 
