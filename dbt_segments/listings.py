@@ -8,7 +8,9 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from dbt_segments import doctor
 from dbt_segments.adopt import Adopted
+from dbt_segments.doctor import Checkup
 from dbt_segments.initial import Step
 from dbt_segments.inventory import ListedAudience, ListedSync, Log, Overview
 from dbt_segments.propose import Proposal
@@ -246,3 +248,31 @@ def steps_text(steps: Sequence[Step], hint: str) -> str:
         lines.append(f"{step.file}: {step.what} {step.done}" + (f": {step.why}" if step.why else ""))
         lines += [f"    {line}" for line in step.lines]
     return "\n".join([*lines, "next: dbt deps, then declare an entity and a segment", hint])
+
+
+# -- doctor ---------------------------------------------------------------------------------------------------
+
+
+def checkups_json(found: Sequence[Checkup]) -> str:
+    """`{"connections": [{"connection", "type", "version", "overridden", "sunset", "findings": [...]}]}`."""
+    return to_json({"connections": [{**asdict(one), "findings": _findings(one)} for one in found]})
+
+
+def _findings(one: Checkup) -> list[dict[str, Any]]:
+    return [{"level": doctor.level(finding), **asdict(finding)} for finding in one.findings]
+
+
+def checkups_text(found: Sequence[Checkup]) -> str:
+    """A block for each connection; what needs a remedy says it below."""
+    if not found:
+        return "no connection is in use"
+    lines: list[str] = []
+    for one in found:
+        version = f", {one.version}" if one.version else ""
+        lines.append(f"{one.connection} ({one.type or 'of no known type'}{version})")
+        rows = table([(doctor.level(finding), finding.what, finding.said) for finding in one.findings])
+        for row, finding in zip(rows, one.findings, strict=True):
+            lines += [f"  {row}", *([f"    {finding.hint}"] if finding.hint else [])]
+    levels: list[str] = [doctor.level(finding) for one in found for finding in one.findings]
+    counted = (count_of(levels.count(word), many, many) for word, many in (("wrong", "wrong"), ("warning", "warnings")))
+    return "\n".join([*lines, f"{count_of(len(found), 'connection')}: {', '.join(counted)}"])

@@ -365,7 +365,7 @@ def test_the_documented_commands_are_there() -> None:
         [
             *("init", "validate", "plan", "sync", "status", "list", "history", "rejects", "audiences list"),
             *("audiences adopt", "enable", "disable", "add", "destinations list", "destinations show"),
-            *("destinations try", "schema", "sandbox", "demo", "build", "run", "state gc"),
+            *("destinations try", "schema", "sandbox", "demo", "build", "run", "state gc", "doctor"),
         ]
     )
 

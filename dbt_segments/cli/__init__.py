@@ -29,6 +29,7 @@ for command in (
     project.plan,
     project.sync,
     project.status,
+    project.doctor,
     dbt.build,
     dbt.run,
     look.list_,

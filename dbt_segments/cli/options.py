@@ -14,7 +14,7 @@ _LISTS = ("-s", "--select", "--exclude")
 
 
 class Command(click.Command):
-    """A command whose `--select` and `--exclude` take several words, as dbt's do. It has no arguments of its own."""
+    """A command whose `--select` and `--exclude` take several words, as dbt's do. Its arguments stand before them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_repeat_options(args)))

@@ -1,4 +1,4 @@
-"""Commands on a dbt project: validate, plan, sync, status."""
+"""Commands on a dbt project: validate, plan, sync, status, doctor."""
 
 from __future__ import annotations
 
@@ -117,3 +117,28 @@ def status(output: str, **project: Any) -> None:
         found = pipeline.status(request(project, output))
     show = report.status_json if output == "json" else report.status_text
     click.echo(show(found.syncs, found.state))
+
+
+@click.command(cls=Command)
+@click.argument("connections", nargs=-1, metavar="[CONNECTION]...")
+@project_options
+def doctor(output: str, connections: tuple[str, ...], **project: Any) -> None:
+    """Check connections and ask their platforms; change nothing.
+
+    Those that selected syncs use, or the named ones: settings, API version and its last day, and as far as the platform
+    says so credentials, permissions, access to the account, terms, and the token's end. Names come before --select.
+
+    \b
+    Example:
+      dbt-segments doctor meta
+
+    Exit codes: 0 nothing is wrong (there may be warnings); 1 something is; 2 the project cannot be read.
+    """
+    from dbt_segments import doctor as doctors
+    from dbt_segments import listings
+    from dbt_segments.settings import resolve_options
+
+    with running():
+        found = doctors.examine(resolve_options(**project, output=output), connections)
+    click.echo(listings.checkups_json(found) if output == "json" else listings.checkups_text(found))
+    sys.exit(doctors.exit_code(found))

@@ -45,6 +45,7 @@ _REQUEST = {
     2635: "this API version has ended; set api_version",
     2650: "the upload does not fit this audience",
     2655: "the upload was refused",
+    2656: "lookalike audiences depend on this one; delete them first",
 }
 # 2650: what a replace answers when its session is not what it thought. All but "too large" need another session.
 _REPLACE_RUNNING, _PART_FAILED, _TOO_LARGE = 1870145, 1870148, 1870144

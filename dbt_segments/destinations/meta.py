@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import SecretStr, field_validator
 
+from dbt_segments.destinations import _meta_check as checks
 from dbt_segments.destinations._meta_faults import classify, pace_s
 from dbt_segments.destinations.auth import Auth, Bearer, Outgoing
 from dbt_segments.destinations.base import (
@@ -27,6 +28,7 @@ from dbt_segments.destinations.base import (
     ConnectionSettings,
     Destination,
     Fault,
+    Finding,
     Flow,
     Limits,
     Op,
@@ -37,7 +39,7 @@ from dbt_segments.destinations.base import (
     Support,
     secret,
 )
-from dbt_segments.errors import UnknownError
+from dbt_segments.errors import GoneError, UnknownError
 from dbt_segments.identifiers import rules
 
 MARK = "dbt-segments:"
@@ -125,6 +127,8 @@ class Meta(Destination):
     settles_h = 24
     proves = "all rows were received; rows that Meta calls invalid are counted, not named"
     session_s = 5400.0  # 90 minutes from a replace's first batch to its last
+    minimum = 100
+    settles_h = 24
 
     # -- the connection ---------------------------------------------------------------------------------------
 
@@ -200,6 +204,15 @@ class Meta(Destination):
             upper=_count(reply.json.get("approximate_count_upper_bound")),
             status=_status(reply.json),
         )
+
+    def delete(self, audience: Audience) -> Flow[None]:
+        try:
+            yield Call("POST", f"/{audience.id}", form={"method": "DELETE"})
+        except GoneError:
+            return
+
+    def check(self) -> Flow[list[Finding]]:
+        return checks.check(self.account(), secret(self.settings.access_token).strip())
 
     # -- members ----------------------------------------------------------------------------------------------
 

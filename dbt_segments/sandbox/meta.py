@@ -22,9 +22,11 @@ from dbt_segments.sandbox.platform import Answer, Audience, Clock, Platform, Ref
 
 VERSIONS = ("25.0", "26.0")
 TOKEN = "sandbox-token"  # noqa: S105
-_PATH = re.compile(r"/v(\d+\.\d+)/(act_(\d+)|\d+)(?:/([a-z]+))?")
+_PATH = re.compile(r"/v(\d+\.\d+)/(act_(\d+)|\d+|debug_token|me)(?:/([a-z]+))?")
 # (kind of object, edge, method) -> op; "account" is act_<digits>, "audience" is <digits>.
 _OPS = {
+    ("debug_token", "", "GET"): "debug_token",
+    ("me", "permissions", "GET"): "permissions",
     ("account", "", "GET"): "account",
     ("account", "customaudiences", "GET"): "find",
     ("account", "customaudiences", "POST"): "create",
@@ -42,6 +44,8 @@ _CREATE = frozenset(("name", "subtype", "description", "customer_file_source", "
 _SOURCES = ("USER_PROVIDED_ONLY", "PARTNER_PROVIDED_ONLY", "BOTH_USER_AND_PARTNER_PROVIDED")
 # op -> the fields or query parameters it takes, besides _COMMON.
 _TAKES: Mapping[str, frozenset[str]] = {
+    "debug_token": frozenset(("input_token",)),
+    "permissions": frozenset(),
     "account": frozenset(("fields",)),
     "find": frozenset(("fields", "filtering", "limit", "after", "before")),
     "create": _CREATE,
@@ -51,7 +55,7 @@ _TAKES: Mapping[str, frozenset[str]] = {
     "sessions": frozenset(("session_id", "fields")),
     **dict.fromkeys(("add", "remove", "replace", "erase"), frozenset(("payload", "session"))),
 }
-_SECRETS = ("access_token", "payload", "session")
+_SECRETS = ("access_token", "input_token", "payload", "session")
 _MAX_AUDIENCES = 500
 
 
@@ -60,12 +64,21 @@ class Meta(Platform):
 
     tokens      that are good; any account may be used with any of them
     app_secret  if given, every call must carry its appsecret_proof
+
+    Policies besides those of all platforms: `terms_accepted`, `calls_per_hour`, `scopes` of the token, `token_days`
+    until it ends (null: it does not), `may_inspect` (false: this app may not inspect its token).
     """
 
     name = "meta"
     codec = CODEC
     forgets: ClassVar[Mapping[str, int]] = {"EXTERN_ID": 90}
-    defaults: ClassVar[Mapping[str, Any]] = {"terms_accepted": True, "calls_per_hour": None}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "terms_accepted": True,
+        "calls_per_hour": None,
+        "scopes": ("ads_management", "ads_read"),
+        "token_days": None,
+        "may_inspect": True,
+    }
 
     def __init__(self, clock: Clock, tokens: Iterable[str] = (TOKEN,), app_secret: str | None = None) -> None:
         self._tokens = frozenset(tokens)
@@ -83,7 +96,7 @@ class Meta(Platform):
         place = _PATH.fullmatch(request.path)
         if place is None:
             return ""
-        kind = "account" if place[3] else "audience"
+        kind = "account" if place[3] else "audience" if place[2].isdigit() else place[2]
         op = _OPS.get((kind, place[4] or "", self._method(request)), "")
         return "size" if op == "get" and "approximate_count" in request.query.get("fields", "") else op
 
@@ -203,6 +216,8 @@ class Meta(Platform):
         place = _PATH.fullmatch(request.path)
         assert place is not None
         of_account: dict[str, Callable[[Request, str], Answer]] = {
+            "debug_token": self._show_token,
+            "permissions": self._show_permissions,
             "account": self._show_account,
             "find": self._find,
             "create": self._create,
@@ -230,6 +245,21 @@ class Meta(Platform):
             "tos_accepted": {"custom_audience_tos": int(self.policy["terms_accepted"])},
         }
         return Answer(200, pick(facts, request))
+
+    def _show_token(self, request: Request, account: str) -> Answer:
+        if not self.policy["may_inspect"]:
+            raise errors.invalid("You must provide an app access token, or a token of the app's owner or developer")
+        days = self.policy["token_days"]
+        facts = {
+            "type": "SYSTEM_USER",
+            "is_valid": request.fields().get("input_token") in self._tokens,
+            "expires_at": 0 if days is None else int(self.clock.now() + days * 86_400),
+            "scopes": list(self.policy["scopes"]),
+        }
+        return Answer(200, {"data": facts})
+
+    def _show_permissions(self, request: Request, account: str) -> Answer:
+        return Answer(200, {"data": [{"permission": scope, "status": "granted"} for scope in self.policy["scopes"]]})
 
     def _create(self, request: Request, account: str) -> Answer:
         fields = request.fields()

@@ -30,6 +30,7 @@ from dbt_segments.destinations.base import (
     ConnectionSettings,
     Destination,
     Fault,
+    Finding,
     Flow,
     Limits,
     Op,
@@ -132,6 +133,16 @@ class Scripted(Destination):
     def size(self, audience: Audience) -> Flow[Size]:
         reply = yield Call("GET", f"/lists/{audience.id}")
         return Size(lower=reply.json["size"], upper=reply.json["size"], status="ready")
+
+    def delete(self, audience: Audience) -> Flow[None]:
+        try:
+            yield Call("DELETE", f"/lists/{audience.id}")
+        except GoneError:
+            return
+
+    def check(self) -> Flow[list[Finding]]:
+        yield Call("GET", "/lists", query={"mark": "", "name": ""})
+        return [Finding("credentials", True, "the token is known")]
 
     def _call(self, audience: Audience, batch: Batch) -> Call:
         numbers = {"id": batch.id, "session": batch.session, "number": batch.number, "last": batch.last}

@@ -6,6 +6,7 @@
     GET   /<shape>/v1/lists?mark=&name=   {"lists": [...]} of those with either
     GET   /<shape>/v1/lists/{id}          the same object and "size"
     PATCH /<shape>/v1/lists/{id}          {"mark"}
+    DELETE /<shape>/v1/lists/{id}         {}
     POST  /<shape>/v1/lists/{id}/members  {"op", "batch": {"id", "session", "number", "last"}, "fields", "rows"}
                                           -> {"received", "refused": [{"index", "code"}]}, or 202 {"job"}
     POST  /<shape>/v1/lists/{id}/use      {} -> {}: the list is in use from now on
@@ -137,7 +138,7 @@ class ScriptedPlatform(Platform):
             return "use"
         if place[5]:
             return _op_of(request)
-        one = {"GET": "get", "PATCH": "update"} if place[4] else {"GET": "find", "POST": "create"}
+        one = {"GET": "get", "PATCH": "update", "DELETE": "delete"} if place[4] else {"GET": "find", "POST": "create"}
         return one.get(request.method, "")
 
     def answer(self, request: Request) -> Answer:
@@ -147,6 +148,7 @@ class ScriptedPlatform(Platform):
             "find": self._find,
             "get": self._get,
             "update": self._update,
+            "delete": self._delete,
             "poll": self._poll,
             "use": self._use,
             "add": self._members,
@@ -257,6 +259,11 @@ class ScriptedPlatform(Platform):
         audience = self._audience(shape, list_id)
         audience.description = _only(request, {"mark"})["mark"]
         return Answer(200, _facts(audience), note={"audience": audience.id})
+
+    def _delete(self, request: Request, shape: str, list_id: str) -> Answer:
+        audience = self._audience(shape, list_id)
+        audience.deleted = True
+        return Answer(200, {}, note={"audience": audience.id})
 
     def _audience(self, shape: str, list_id: str) -> Audience:
         audience = self.audiences.get(list_id)

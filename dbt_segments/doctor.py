@@ -1,0 +1,134 @@
+"""What is right and wrong with the connections in use, without changing anything at a platform.
+
+A connection's settings and its type's declarations are looked at first; then the platform is asked, as far as it says
+anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from typing import Literal
+
+from dbt_segments import project as projects
+from dbt_segments.connections import Connections
+from dbt_segments.destinations.base import Destination, Finding
+from dbt_segments.errors import AuthError, ConfigError, DestinationError, Problem
+from dbt_segments.manifest import load_registry
+from dbt_segments.send import Sender
+from dbt_segments.settings import Options
+from dbt_segments.spelling import suggest
+
+Level = Literal["ok", "warning", "unknown", "wrong"]
+SUNSET_DAYS = 60
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """One connection.
+
+    type     empty where it is not known
+    version  the API version in use; empty where the type has none
+    sunset   the day (ISO) on which the program's own version ends, where that is known
+    """
+
+    connection: str
+    type: str
+    version: str
+    overridden: bool
+    sunset: str | None
+    findings: tuple[Finding, ...]
+
+
+def level(finding: Finding) -> Level:
+    """How grave a finding is: what is not known and has a remedy all the same is a warning."""
+    if finding.good is None:
+        return "warning" if finding.hint else "unknown"
+    return "ok" if finding.good else "wrong"
+
+
+def exit_code(found: Iterable[Checkup]) -> int:
+    """1 where anything is wrong; a warning is none."""
+    return int(any(level(finding) == "wrong" for one in found for finding in one.findings))
+
+
+def examine(options: Options, names: tuple[str, ...] = ()) -> tuple[Checkup, ...]:
+    """Every connection that is named, or else that a selected sync uses.
+
+    Raises ConfigError for a name that is no connection, and where the project cannot be read.
+    """
+    profile, settings, connections = projects.read_configuration(options)
+    if "" in connections.problems:
+        raise ConfigError(problems=connections.problems[""])
+    unknown = next((name for name in names if name not in connections.names), None)
+    if unknown is not None:
+        where = connections.file or "destinations.yml, which was not found"
+        hint = suggest(unknown, connections.names)
+        raise ConfigError(f"there is no connection `{unknown}` in {where}", hint=hint)
+    if not names:
+        registry, problems = load_registry(options.target_path, settings, connections)
+        syncs = projects.selected(options, profile, registry)
+        used = {sync.connection.name for sync in syncs if sync.enabled}
+        # A connection with a mistake yields no sync, but the mistake is told only where one would use it.
+        used |= {problem.model for problem in problems if problem.file == connections.file}
+        names = tuple(name for name in connections.names if name in used)
+    return tuple(_checkup(name, connections) for name in dict.fromkeys(names))
+
+
+def _checkup(name: str, connections: Connections) -> Checkup:
+    cls, connection = connections.types.get(name), connections.ok.get(name)
+    if connection is None or cls is None:
+        wrong = tuple(_of_problem(problem) for problem in connections.problems.get(name, ()))
+        return Checkup(name, cls.type if cls else "", cls.version if cls else "", False, None, wrong)
+    destination = cls(connection.settings)
+    override = connection.settings.api_version if cls.version else None
+    overridden = override is not None and override != cls.version
+    version = override if override is not None else cls.version
+    findings = [Finding("settings", True, "complete"), *_version(cls, version, overridden=overridden)]
+    held = destination.held()
+    if held:
+        findings.append(Finding("held", False, held))
+    findings += _ask(destination)
+    return Checkup(name, cls.type, version, overridden, cls.sunset, tuple(findings))
+
+
+def _of_problem(problem: Problem) -> Finding:
+    where = f"{problem.key}: " if problem.key else ""
+    return Finding("settings", False, f"{where}{problem.message}", problem.hint)
+
+
+def _version(cls: type[Destination], version: str, *, overridden: bool) -> Iterator[Finding]:
+    if not version:
+        return
+    if overridden:
+        said = f"{version}, set by `api_version`; this program was written for {cls.version}"
+        yield Finding("version", None, said)
+    elif cls.sunset is None:
+        yield Finding("version", True, f"{version}; its last day is not announced")
+    else:
+        yield _sunset(version, date.fromisoformat(cls.sunset), datetime.now(timezone.utc).date())
+
+
+def _sunset(version: str, last: date, today: date) -> Finding:
+    """Good until 60 days before the end, then a warning, then wrong."""
+    days = (last - today).days
+    hint = "pip install --upgrade dbt-segments, or set `api_version`"
+    if days < 0:
+        return Finding("version", False, f"{version} ended on {last}", hint)
+    good = True if days > SUNSET_DAYS else None
+    return Finding("version", good, f"{version} ends on {last}, in {days} days", "" if good else hint)
+
+
+def _ask(destination: Destination) -> list[Finding]:
+    """What the platform says; what keeps it from saying anything is a finding too."""
+    try:
+        with Sender(destination) as sender:
+            found = sender.play(destination.check())
+    except NotImplementedError:
+        return [Finding("platform", None, f"{destination.type} has nothing that can be asked without sending")]
+    except DestinationError as error:
+        what = "credentials" if isinstance(error, AuthError) else "platform"
+        return [Finding(what, False, error.message, error.hint or "")]
+    return [dataclasses.replace(one, said=" ".join(one.said.split())) for one in found]
