@@ -107,6 +107,7 @@ class DestinationItem(_Block):
     removals: bool = True
     enabled: bool = True
     channel: Channel | None = None
+    import_sizes: bool | None = None
     hold: HoldBlock = HoldBlock()
 
 

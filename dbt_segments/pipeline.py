@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from dbt_segments import cadence, membership, owners, record
+from dbt_segments import cadence, membership, owners, record, sizes
 from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
@@ -95,9 +95,16 @@ def plan(request: Request, progress: Progress) -> PlanResult:
     return PlanResult(run, requests)
 
 
-def status(request: Request) -> Status:
-    """What the state knows of every selected sync, and how large it is."""
-    with projects.open_project(request.options, request.lock_timeout_s, lambda text: None, alone=False) as project:
+def _quiet(sync_id: str, text: str) -> None:
+    """Progress that nobody reads."""
+
+
+def status(request: Request, progress: Progress = _quiet, *, refresh: bool = False) -> Status:
+    """What the state knows of every selected sync, and how large it is; `refresh` asks platforms for sizes first."""
+    tell = functools.partial(progress, "")
+    with projects.open_project(request.options, request.lock_timeout_s, tell, alone=refresh) as project:
+        if refresh:
+            sizes.refresh(project, project.syncs, request.lock_timeout_s, tell)
         syncs = record.status(project)
         with project.state.session(lock_timeout_s=request.lock_timeout_s) as session:
             return Status(syncs, owners.size(project, session))
@@ -145,6 +152,9 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                 try:
                     membership.refresh_all(project, frozens, run_id, request.lock_timeout_s, told)
                     owners.grant_reading(project, request.lock_timeout_s)  # the views may be new
+                    done = {one.sync_id for one in results if one.status in ("success", "noop", "partial")}
+                    asked = [item for item in project.syncs if item.id in done]
+                    sizes.refresh(project, asked, request.lock_timeout_s, told)
                     owners.prune_daily(project, request.lock_timeout_s, told)
                 except SegmentsError as error:
                     told(f"warning: {error.message}")

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from dbt_segments import cadence, report
+from dbt_segments import cadence, report, sizes
 from dbt_segments.audiences import recorded
+from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import SegmentsError
 from dbt_segments.project import READ_TIMEOUT_S, Project
 from dbt_segments.state.ledger import by_status, read_ledger
@@ -21,7 +22,10 @@ from dbt_segments.warehouse import Session
 
 @dataclass(frozen=True)
 class StatusRow:
-    """What the state knows of one sync; times are ISO text in UTC."""
+    """What the state knows of one sync; times are ISO text in UTC.
+
+    size_lower, size_upper, match_rate  what the platform said last, at `sized_at`
+    """
 
     sync_id: str
     destination: str
@@ -33,6 +37,10 @@ class StatusRow:
     last_finished_at: str | None
     next_due: str | None
     notes: tuple[str, ...] = ()
+    size_lower: int | None = None
+    size_upper: int | None = None
+    match_rate: float | None = None
+    sized_at: str | None = None
 
 
 def blank(sync: Sync) -> SyncResult:
@@ -127,6 +135,10 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
         notes.append("a run was interrupted; the next one mends it")
     if rows and rows[0][2]:
         notes.append(rows[0][2])
+    measure = sizes.newest(session, store, sync)
+    cls = destinations.get(sync.connection.type)
+    if known is not None and not cls.records:
+        notes += sizes.said(cls, measure, sizes.last_change(session, store, sync), now)
     return StatusRow(
         sync_id=sync.id,
         destination=sync.connection.name,
@@ -138,4 +150,8 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
         last_finished_at=rows[0][1].replace(tzinfo=timezone.utc).isoformat(timespec="seconds") if rows else None,
         next_due=due.isoformat(timespec="seconds") if due else None,
         notes=tuple(notes),
+        size_lower=measure.lower if measure else None,
+        size_upper=measure.upper if measure else None,
+        match_rate=measure.match_rate if measure else None,
+        sized_at=measure.at.isoformat(timespec="seconds") if measure else None,
     )

@@ -48,6 +48,14 @@ class StatusLine(Protocol):
     def next_due(self) -> datetime | str | None: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def size_lower(self) -> int | None: ...
+    @property
+    def size_upper(self) -> int | None: ...
+    @property
+    def match_rate(self) -> float | None: ...
+    @property
+    def sized_at(self) -> datetime | str | None: ...
 
 
 class SizeLine(Protocol):
@@ -179,6 +187,10 @@ def _status(line: StatusLine) -> dict[str, Any]:
         "last_finished_at": iso(line.last_finished_at),
         "next_due": iso(line.next_due),
         "notes": list(line.notes),
+        "size_lower": line.size_lower,
+        "size_upper": line.size_upper,
+        "match_rate": line.match_rate,
+        "sized_at": iso(line.sized_at),
     }
 
 
@@ -233,9 +245,10 @@ def _state_line(state: StateLines) -> str:
 def _status_lines(lines: Sequence[StatusLine]) -> list[str]:
     if not lines:
         return ["no syncs"]
-    heading = ("sync", "audience", "members", "pending", "last", "finished", "next due")
-    rows = [heading, *(_status_cells(line) for line in lines)]
-    head, *below = table(rows, right=(2, 3))
+    cells = [_status_cells(line) for line in lines]
+    size, rate = ("size" if any(row[3] for row in cells) else "", "matched" if any(row[4] for row in cells) else "")
+    heading = ("sync", "audience", "members", size, rate, "pending", "last", "finished", "next due")
+    head, *below = table([heading, *cells], right=(2, 3, 4, 5))
     notes = [[_INDENT + note for note in line.notes] for line in lines]
     return [head, *(text for row, told in zip(below, notes, strict=True) for text in (row, *told))]
 
@@ -314,11 +327,19 @@ def _status_cells(line: StatusLine) -> Cells:
         line.sync_id,
         f"{line.destination}: {audience}",
         f"{line.members:,}",
+        _size(line.size_lower, line.size_upper),
+        f"{line.match_rate:.0%}" if line.match_rate is not None else "",
         f"{line.pending:,}",
         line.last_status or "never",
         when(line.last_finished_at),
         when(line.next_due),
     )
+
+
+def _size(lower: int | None, upper: int | None) -> str:
+    """People, as a platform estimates them: one number, or a range."""
+    known = [f"{number:,}" for number in (lower, upper) if number is not None]
+    return " to ".join(dict.fromkeys(known))
 
 
 def table(rows: Sequence[Cells], right: tuple[int, ...] = ()) -> list[str]:

@@ -83,6 +83,8 @@ class RetentionBlock(BaseModel):
     sync_batches: Days = None
     rejects: Days = None
     segment_sizes: Days = None
+    audience_sizes: Days = None
+    match_rates: Days = None
     membership_changes: Days = None
     model_builds: Days = None
     pointers: Days = None
@@ -104,6 +106,7 @@ class ProjectSettings(BaseModel):
     timezone       IANA name; daily slots and cron lines are read in it
     sync_in_dbt    with the hook line, a dbt command syncs what it built
     fail_dbt       a sync that needs reading makes that dbt command's exit code 1
+    import_sizes   ask platforms for the size of audiences, once a day
     memory_limit   of the embedded engine
     grants         who may read the state's logs and views
     retention      days that rows of the state's logs are kept
@@ -118,6 +121,7 @@ class ProjectSettings(BaseModel):
     timezone: Annotated[str, AfterValidator(_check_zone)] = "UTC"
     sync_in_dbt: bool = True
     fail_dbt: bool = True
+    import_sizes: bool = True
     default_country: Annotated[str | None, BeforeValidator(_check_country, json_schema_input_type=str)] = None
     hold_block: HoldBlock = Field(default=HoldBlock(), alias="hold")
     grants: GrantsBlock = GrantsBlock()

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import duckdb
 
-from dbt_segments import builds, guard, membership, record, tally
+from dbt_segments import builds, guard, membership, record, sizes, tally
 from dbt_segments.audiences import AudienceHeldError, Recorded, Resolver, gone, recorded
 from dbt_segments.coding import Coding
 from dbt_segments.deliver import Courier, Delivery, write_ahead
@@ -415,6 +415,9 @@ class SyncRun:
             return self._held(audience, made.found.counts)
         counts = made.found.counts
         status: Status = "success" if counts.added + counts.changed + counts.removed else "noop"
+        if status == "success":
+            few = sizes.too_few(type(self._destination), counts.unchanged + counts.added + counts.changed)
+            self._notes += [few] if few else []
         blank = record.blank(self._sync)
         return _with(audience, replace(blank, status=status, counts=counts, notes=tuple(self._notes)))
 

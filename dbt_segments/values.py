@@ -145,6 +145,7 @@ class Sync:
     audience_id    an existing audience to use instead; None: created or found by our mark
     schedule       "every run", "hourly", "daily", "manual" or a cron line
     channel        key of `Entity.consent` that governs it; None: suppression alone does
+    import_sizes   the platform is asked for the audience's size
     keys           fields by which a destination of records finds them
     mapped         fields that it writes there
     """
@@ -164,6 +165,7 @@ class Sync:
     removals: bool = True
     channel: str | None = "ads"
     enabled: bool = True
+    import_sizes: bool = True
     hold: Hold = Hold()
     former_ids: tuple[str, ...] = ()
 

@@ -77,7 +77,7 @@ class Pipeline:
     def plan(self, request: Request, progress: Any) -> Any:
         return type("PlanResult", (), {"run": self._answer(request), "requests": self.requests})
 
-    def status(self, request: Request) -> Any:
+    def status(self, request: Request, progress: Any, *, refresh: bool = False) -> Any:
         self._answer(request)
         return type("Status", (), {"syncs": (), "state": StateSize("shop_dbt_segments", ())})
 

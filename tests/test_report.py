@@ -84,6 +84,10 @@ class Line:
     last_finished_at: datetime | str | None = datetime(2025, 5, 1, 6, 0, 2, tzinfo=timezone.utc)
     next_due: datetime | str | None = "2025-05-02T02:00:00+02:00"
     notes: tuple[str, ...] = ()
+    size_lower: int | None = None
+    size_upper: int | None = None
+    match_rate: float | None = None
+    sized_at: datetime | str | None = None
 
 
 # -- exit codes -----------------------------------------------------------------------------------------------
@@ -176,6 +180,7 @@ def test_status_as_json_says_null_where_nothing_is_known() -> None:
         "last_finished_at": "2025-05-01T06:00:02+00:00",
         "next_due": "2025-05-02T00:00:00+00:00",
         "notes": [],
+        **dict.fromkeys(("size_lower", "size_upper", "match_rate", "sized_at")),
     }
     assert [key for key, value in second.items() if value is None] == [
         "audience_id",
@@ -183,6 +188,7 @@ def test_status_as_json_says_null_where_nothing_is_known() -> None:
         "last_status",
         "last_finished_at",
         "next_due",
+        *("size_lower", "size_upper", "match_rate", "sized_at"),
     ]
 
 
@@ -265,6 +271,15 @@ def test_status_is_a_table_with_a_heading() -> None:
         "  2 removals are owed",
         "shop.vip.meta             meta: Lapsed buyers         0        0   never     -                      -",
         "state shop_dbt_segments: 2 tables, about 1,204 rows, 2.5 MB",
+    ]
+    sized = replace(Line(), size_lower=900, size_upper=1_000, match_rate=0.625)
+    assert report.status_text([sized, replace(never, size_lower=70, size_upper=70)], STATE).splitlines()[:3] == [
+        "sync                      audience              members          size  matched  pending   last      "
+        "finished               next due",
+        "shop.lapsed_buyers.meta   meta: Lapsed buyers     1,204  900 to 1,000      62%        0   success   "
+        "2025-05-01 06:00 UTC   2025-05-02 00:00 UTC",
+        "shop.vip.meta             meta: Lapsed buyers         0            70                 0   never     "
+        "-                      -",
     ]
     assert report.status_text([], replace(STATE, tables=())) == "no syncs\nstate shop_dbt_segments: 0 tables"
 

@@ -12,7 +12,7 @@ from dbt_segments.state import schema
 from tests.projects import Warehouse
 from tests.world import World, email, make_world, sandbox
 
-ADDED = ("segment_sizes", "membership_changes", "gc_runs")
+ADDED = ("segment_sizes", "membership_changes", "gc_runs", "audience_sizes", "match_rates")
 
 
 def first_version(world: World) -> None:

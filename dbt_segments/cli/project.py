@@ -104,8 +104,9 @@ def sync(
 
 @click.command(cls=Command)
 @project_options
-def status(output: str, **project: Any) -> None:
-    """Show audiences, members, last and next runs, and the size of the state.
+@click.option("--refresh", is_flag=True, help="Ask the platforms for sizes that were not asked for today.")
+def status(output: str, refresh: bool, **project: Any) -> None:
+    """Show audiences, members, sizes, last and next runs, and the size of the state.
 
     \b
     Example:
@@ -113,8 +114,8 @@ def status(output: str, **project: Any) -> None:
     """
     from dbt_segments import pipeline, report
 
-    with running():
-        found = pipeline.status(request(project, output))
+    with running() as progress:
+        found = pipeline.status(request(project, output), progress, refresh=refresh)
     show = report.status_json if output == "json" else report.status_text
     click.echo(show(found.syncs, found.state))
 

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dbt_segments.errors import StateError, WarehouseError
 from dbt_segments.warehouse import Session, literal, quote
 
-VERSION = 2
+VERSION = 3
 # version -> tables that came with it; a state of an older version is given them (`_migrate`)
-_ADDED: Mapping[int, tuple[str, ...]] = {2: ("segment_sizes", "membership_changes", "gc_runs")}
+_ADDED: Mapping[int, tuple[str, ...]] = {
+    2: ("segment_sizes", "membership_changes", "gc_runs"),
+    3: ("audience_sizes", "match_rates"),
+}
 
 # column -> type, spelled so that DuckDB and PostgreSQL both understand it
 TABLES: Mapping[str, Mapping[str, str]] = {
@@ -117,6 +120,28 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "key": "text",
         "segment": "text",
         "change": "text",
+        "recorded_at": "timestamp",
+    },
+    "audience_sizes": {
+        "sync_id": "text",
+        "connection": "text",
+        "account": "text",
+        "audience_id": "text",
+        "members": "bigint",
+        "size_lower": "bigint",
+        "size_upper": "bigint",
+        "status": "text",
+        "settled": "boolean",
+        "recorded_at": "timestamp",
+    },
+    "match_rates": {
+        "sync_id": "text",
+        "connection": "text",
+        "account": "text",
+        "audience_id": "text",
+        "members": "bigint",
+        "match_rate": "double precision",
+        "settled": "boolean",
         "recorded_at": "timestamp",
     },
     "gc_runs": {

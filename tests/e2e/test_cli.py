@@ -34,6 +34,7 @@ SYNC_KEYS = [
 STATUS_KEYS = [
     *("sync_id", "destination", "audience_id", "audience_name", "members", "pending"),
     *("last_status", "last_finished_at", "next_due", "notes"),
+    *("size_lower", "size_upper", "match_rate", "sized_at"),
 ]
 DIGEST = re.compile("[0-9a-fA-F]{64}")
 

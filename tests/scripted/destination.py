@@ -132,7 +132,8 @@ class Scripted(Destination):
 
     def size(self, audience: Audience) -> Flow[Size]:
         reply = yield Call("GET", f"/lists/{audience.id}")
-        return Size(lower=reply.json["size"], upper=reply.json["size"], status="ready")
+        size, rate = reply.json["size"], reply.json["match_rate"]
+        return Size(lower=size, upper=size, status="ready", match_rate=rate)
 
     def delete(self, audience: Audience) -> Flow[None]:
         try:

@@ -4,7 +4,7 @@
                                           -> {"access_token", "expires_in", "refresh_token"}
     POST  /<shape>/v1/lists               {"name", "mark"} -> 201 {"id", "name", "mark", "account"}
     GET   /<shape>/v1/lists?mark=&name=   {"lists": [...]} of those with either
-    GET   /<shape>/v1/lists/{id}          the same object and "size"
+    GET   /<shape>/v1/lists/{id}          the same object, "size" and "match_rate"
     PATCH /<shape>/v1/lists/{id}          {"mark"}
     DELETE /<shape>/v1/lists/{id}         {}
     POST  /<shape>/v1/lists/{id}/members  {"op", "batch": {"id", "session", "number", "last"}, "fields", "rows"}
@@ -23,6 +23,7 @@ Errors are {"error": {"code", "message"}}. Faults as in `dbt_segments.sandbox.fa
     expires_in_s         life of an access token (3600); rotate: each refresh ends the old refresh token (true)
     use_from             people from which on a list may be put to use (0)
     refresh_ok           whether refresh tokens are still good (true)
+    match_rate           what a list says of itself (null)
 
 `reports` in /_sandbox/state tells of jobs, of lists in use, of batches applied more than once (`repeated`) and of those
 recognised (`replayed`).
@@ -106,6 +107,7 @@ class ScriptedPlatform(Platform):
         "rotate": True,
         "refresh_ok": True,
         "use_from": 0,
+        "match_rate": None,
     }
 
     def reset(self) -> None:
@@ -253,7 +255,8 @@ class ScriptedPlatform(Platform):
     def _get(self, request: Request, shape: str, list_id: str) -> Answer:
         audience = self._audience(shape, list_id)
         self.expire()
-        return Answer(200, {**_facts(audience), "size": audience.members.count})
+        facts = {"size": audience.members.count, "match_rate": self.policy["match_rate"]}
+        return Answer(200, {**_facts(audience), **facts})
 
     def _update(self, request: Request, shape: str, list_id: str) -> Answer:
         audience = self._audience(shape, list_id)
