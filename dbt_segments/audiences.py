@@ -8,12 +8,14 @@ instead of making a second one.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
 from dbt_segments.errors import DestinationError, GoneError, SegmentsError
+from dbt_segments.state import fold as folds
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Store, in_list
 from dbt_segments.values import Sync
@@ -21,6 +23,8 @@ from dbt_segments.warehouse import Session, Warehouse
 
 T = TypeVar("T")
 PREFIX = "dbt-segments:"
+# Events after which an audience is none any more.
+OVER = ("gone", "deleted")
 
 
 class Play(Protocol):
@@ -43,11 +47,12 @@ class Recorded:
 
 
 def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
-    """The audience that this sync, under its id or a former one, made or adopted."""
-    for sync_id in (sync.id, *sync.former_ids):
+    """The audience that this sync, under its id or a former one, made or adopted, and that is not gone."""
+    table, ids = store.table("audiences"), (sync.id, *sync.former_ids)
+    for sync_id in ids:
         rows = session.rows(
-            f"select audience_id, name, mark, account from {store.table('audiences')} "
-            f"where sync_id = ? and event in ('created', 'adopted', 'records') "
+            f"select audience_id, name, mark, account from {table} a "
+            f"where sync_id = ? and event in ('created', 'adopted', 'records') and not {_is_over(table, ids)} "
             f"order by recorded_at desc, token desc limit 1",
             [sync_id],
         )
@@ -55,6 +60,14 @@ def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
             found = Audience(rows[0][0], rows[0][1] or "", rows[0][2] or "", rows[0][3] or "")
             return Recorded(found, found.account, sync_id)
     return None
+
+
+def _is_over(table: str, ids: Iterable[str]) -> str:
+    """Condition on a row `a` of `audiences`: what it tells of was found gone, or deleted by us, afterwards."""
+    return (
+        f"exists (select 1 from {table} g where g.sync_id in {in_list(ids)} and g.event in {in_list(OVER)} "
+        f"and (g.audience_id = a.audience_id or a.event = 'intended') and g.recorded_at >= a.recorded_at)"
+    )
 
 
 def sync_of(mark: str) -> str:
@@ -254,9 +267,10 @@ class Resolver:
         return not audience.mark.startswith(f"{PREFIX}{self._store.state_id}:")
 
     def _intended(self, session: Session, sync: Sync) -> tuple[str, str] | None:
+        table = self._store.table("audiences")
         rows = session.rows(
-            f"select name, mark from {self._store.table('audiences')} where sync_id = ? and event = 'intended' "
-            f"order by recorded_at desc limit 1",
+            f"select name, mark from {table} a where sync_id = ? and event = 'intended' "
+            f"and not {_is_over(table, (sync.id, *sync.former_ids))} order by recorded_at desc limit 1",
             [sync.id],
         )
         return (rows[0][0], rows[0][1]) if rows else None
@@ -270,10 +284,11 @@ class Resolver:
     def _refuse_taken(self, session: Session, sync: Sync, audience_id: str) -> None:
         mine = in_list((sync.id, *sync.former_ids))
         other = session.value(
-            f"select min(sync_id) from (select sync_id, audience_id, connection, account, "
+            f"select min(sync_id) from (select sync_id, audience_id, connection, account, event, "
             f"row_number() over (partition by sync_id order by recorded_at desc, token desc) as age "
-            f"from {self._store.table('audiences')} where event in ('created', 'adopted') and sync_id not in {mine}) a "
-            f"where age = 1 and audience_id = ? and connection = ? and account = ?",
+            f"from {self._store.table('audiences')} "
+            f"where event in ('created', 'adopted', 'gone', 'deleted') and sync_id not in {mine}) a "
+            f"where age = 1 and event in ('created', 'adopted') and audience_id = ? and connection = ? and account = ?",
             [audience_id, sync.connection.name, self._destination.account()],
         )
         if other:
@@ -283,8 +298,49 @@ class Resolver:
                 hint="one audience has one sync; two would remove each other's members",
             )
 
+    def give_up(self, sync: Sync, event: str) -> None:
+        """Record that the audience is no more, and forget who was in it: a new one begins with everybody.
+
+        event  gone: found so; deleted: by us
+        """
+        with self._session() as session, session.transaction():
+            self._lock.fence(session)
+            known = recorded(session, self._store, sync)
+            if known is not None:
+                row = self._row(sync, known.audience, event, known.audience.mark)
+                self._store.log(session, "audiences", [row])
+            folds.start_over(session, self._store, sync.id, self._lock)
+
+    def successor(self, sync: Sync) -> Audience | None:
+        """The one audience that may take the place of one that is gone: by our mark, or else by the name."""
+        with self._session() as session:
+            known = recorded(session, self._store, sync)
+        names = {sync.audience_name, known.audience.name if known else ""} - {""}
+        found = [
+            one
+            for name in sorted(names)
+            for one in self._play(self._destination.find(PREFIX, name))
+            if known is None or one.id != known.audience.id
+        ]
+        ours = {one.id: one for one in found if self._is_ours(one, sync)}
+        named = {one.id: one for one in found if one.name in names and not one.mark}
+        (one,) = (ours or named).values() if len(ours or named) == 1 else (None,)
+        if one is not None:
+            with self._session() as session:
+                self._refuse_taken(session, sync, one.id)
+        return one
+
+    def take(self, sync: Sync, audience: Audience) -> Audience:
+        """Make an audience that `successor` found the sync's."""
+        return self._adopt(sync, audience)
+
     def _record(self, sync: Sync, audience: Audience, event: str, mark: str) -> None:
-        row = {
+        with self._session() as session, session.transaction():
+            self._lock.fence(session)
+            self._store.log(session, "audiences", [self._row(sync, audience, event, mark)])
+
+    def _row(self, sync: Sync, audience: Audience, event: str, mark: str) -> dict[str, object]:
+        return {
             "id": secrets.token_hex(8),
             "sync_id": sync.id,
             "connection": sync.connection.name,
@@ -295,9 +351,6 @@ class Resolver:
             "event": event,
             "token": self._lock.token,
         }
-        with self._session() as session, session.transaction():
-            self._lock.fence(session)
-            self._store.log(session, "audiences", [row])
 
 
 def gone(error: GoneError, sync: Sync) -> GoneError:
@@ -305,5 +358,6 @@ def gone(error: GoneError, sync: Sync) -> GoneError:
     return GoneError(
         f"{sync.id}: the audience no longer exists, or these credentials cannot see it",
         code=error.code,
-        hint="restore it at the platform, or give the sync a new `id:` to make another one with everybody in it",
+        hint="restore it at the platform, or set `gone: recreate` for another one with everybody in it; "
+        "`gone: adopt` takes the one over that has our mark or its name",
     )

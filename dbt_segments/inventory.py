@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from dbt_segments import project as projects
+from dbt_segments.audiences import OVER
 from dbt_segments.project import Reading
 from dbt_segments.settings import Options
 from dbt_segments.state.schema import TABLES
 from dbt_segments.state.store import Store, in_list
-from dbt_segments.values import Sync
+from dbt_segments.values import Registry, Sync
 from dbt_segments.warehouse import Session
 
 Standing = Literal["on", "off", "deleted"]
@@ -41,7 +42,9 @@ class ListedSync:
 class ListedAudience:
     """An audience that the state knows, and whether the project still has its sync switched on.
 
-    event  created, adopted, or intended: a run meant to make it and was interrupted
+    event    created, adopted, emptied, gone (deleted at the platform), deleted (by us), or intended: a run meant to
+             make it and was interrupted
+    adopted  it was not made by us
     """
 
     sync_id: str
@@ -55,6 +58,7 @@ class ListedAudience:
     recorded_at: datetime
     last_status: str | None = None
     last_finished_at: datetime | None = None
+    adopted: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def overview(options: Options) -> Overview:
     """Every selected segment at every connection; audiences of deleted segments only where nothing is selected."""
     with projects.read_state(options) as reading:
         known = _known(reading)
+    kept = _selected(reading, tuple(_orphans(known)))
     segments = {segment.name: segment.entity.name for segment in reading.registry.segments}
     segments |= {sync.segment.name: sync.entity.name for sync in reading.registry.syncs if sync.segment.whole}
     if reading.narrowed:
@@ -101,7 +106,7 @@ def overview(options: Options) -> Overview:
         segments=segments,
         connections=reading.connections.names,
         syncs=tuple(_listed(sync, known) for sync in reading.syncs),
-        kept=tuple(one for one in _selected(reading, known.audiences) if one.standing in standings and one.audience_id),
+        kept=tuple(one for one in kept if one.standing in standings),
     )
 
 
@@ -163,20 +168,37 @@ def _listed(sync: Sync, known: _Known) -> ListedSync:
     )
 
 
+def orphans(session: Session, store: Store, registry: Registry) -> tuple[ListedAudience, ...]:
+    """Audiences that exist, as far as we know, and whose sync is switched off or gone."""
+    return tuple(_orphans(_read(session, store, registry)))
+
+
+def _orphans(known: _Known) -> Iterator[ListedAudience]:
+    for one in known.audiences:
+        if one.standing != "on" and one.audience_id and one.event not in OVER:
+            yield one
+
+
 def _known(reading: Reading) -> _Known:
     if reading.session is None or reading.store is None:
         return _Known()
-    last = _last_runs(reading.session, reading.store)
+    return _read(reading.session, reading.store, reading.registry)
+
+
+def _read(session: Session, store: Store, registry: Registry) -> _Known:
+    last = _last_runs(session, store)
     standing: dict[str, Standing] = {}
-    for sync in reading.registry.syncs:
+    for sync in registry.syncs:
         for sync_id in (sync.id, *sync.former_ids):
             standing[sync_id] = "on" if sync.enabled else "off"
-    rows = reading.session.rows(
+    rows = session.rows(
         # An audience that was made or taken over wins over the intention to make one.
-        "select sync_id, connection, account, audience_id, name, mark, event, recorded_at from ("
+        "select sync_id, connection, account, audience_id, name, mark, event, recorded_at, "
+        f"(select min(o.event) from {store.table('audiences')} o where o.sync_id = newest.sync_id "
+        f"and o.audience_id = newest.audience_id and o.event in ('created', 'adopted')) from ("
         "select a.*, row_number() over (partition by sync_id "
         "order by case when event = 'intended' then 1 else 0 end, recorded_at desc, token desc) as place "
-        f"from {reading.store.table('audiences')} a where event not in ('records', 'attended')) newest "
+        f"from {store.table('audiences')} a where event not in ('records', 'attended')) newest "
         "where place = 1 order by sync_id"
     )
     found = (
@@ -192,6 +214,7 @@ def _known(reading: Reading) -> _Known:
             recorded_at=row[7],
             last_status=last[row[0]][0] if row[0] in last else None,
             last_finished_at=last[row[0]][1] if row[0] in last else None,
+            adopted=row[8] == "adopted",
         )
         for row in rows
     )

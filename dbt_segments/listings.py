@@ -14,6 +14,7 @@ from dbt_segments.doctor import Checkup
 from dbt_segments.initial import Step
 from dbt_segments.inventory import ListedAudience, ListedSync, Log, Overview
 from dbt_segments.propose import Proposal
+from dbt_segments.prune import Pruned
 from dbt_segments.report import count_of, iso, table, when
 from dbt_segments.toggle import Change
 
@@ -99,6 +100,28 @@ def audience_lines(found: Iterable[ListedAudience]) -> list[str]:
         standing = _STANDINGS[one.standing]
         rows.append((one.sync_id, name, one.audience_id or "-", one.account or "-", recorded, standing, last))
     return table(rows)
+
+
+def pruned_json(found: Sequence[Pruned]) -> str:
+    """`{"audiences": [...]}`: a row for each audience that nothing is sent to."""
+    return to_json({"audiences": [asdict(one) for one in found]})
+
+
+def pruned_text(found: Sequence[Pruned], *, acted: bool) -> str:
+    """What becomes, or became, of each audience that nothing is sent to."""
+    if not found:
+        return "every audience has its sync"
+    rows = [("sync", "audience", "id", "sync is", "ours", "policy", "done" if acted else "")]
+    for one in found:
+        name, standing = f"{one.destination}: {one.audience_name or '-'}", _STANDINGS[one.standing]
+        done = one.done if acted else ""
+        rows.append((one.sync_id, name, one.audience_id, standing, f"{one.members:,}", one.action, done))
+    head, *below = table(rows, right=(4,))
+    lines = [head]
+    for row, one in zip(below, found, strict=True):
+        lines += [row, *([f"  {one.note}"] if one.note else [])]
+    todo = not acted and any(one.action != "keep" for one in found)
+    return "\n".join([*lines, *(["nothing was done: --yes does it"] if todo else [])])
 
 
 # -- logs -----------------------------------------------------------------------------------------------------

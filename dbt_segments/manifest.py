@@ -22,6 +22,7 @@ from dbt_segments.validate import (
     check_connections,
     check_entity_columns,
     check_mapping,
+    check_names,
     check_segment_columns,
     check_unique,
 )
@@ -67,6 +68,7 @@ def read_registry(
     placed = _syncs(nodes, entities, segments, settings, connections, problems)
     problems += check_unique(entities, segments)
     problems += check_audiences(placed, connections)
+    problems += check_names(placed, connections)
     for entity, declared in entities:
         problems += check_entity_columns(entity, declared, nodes.known)
     for segment, declared in segments:

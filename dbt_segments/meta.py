@@ -17,6 +17,9 @@ from dbt_segments.values import Hold
 # A destination has a channel of its own, which an item may override.
 Channel = Literal["ads", "email", "sms", "phone", "mail", "push"]
 Policy = Literal["hold", "warn", "ignore"]
+# What becomes of a sync whose audience was deleted at the platform, and of an audience whose sync is off or gone.
+Gone = Literal["fail", "recreate", "adopt"]
+Orphan = Literal["keep", "empty", "delete"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 # A word that can stand in a table's name and before a dot.
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -108,6 +111,8 @@ class DestinationItem(_Block):
     enabled: bool = True
     channel: Channel | None = None
     import_sizes: bool | None = None
+    gone: Gone | None = None
+    orphan: Orphan | None = None
     hold: HoldBlock = HoldBlock()
 
 

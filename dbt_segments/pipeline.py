@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from dbt_segments import cadence, membership, owners, record, sizes
+from dbt_segments import cadence, inventory, membership, owners, record, sizes
 from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
@@ -68,10 +68,11 @@ class PlanResult:
 
 @dataclass(frozen=True)
 class Status:
-    """What the state knows."""
+    """What the state knows. `orphans`: audiences that nothing is sent to; none where syncs were selected."""
 
     syncs: tuple[record.StatusRow, ...]
     state: owners.StateSize
+    orphans: tuple[inventory.ListedAudience, ...] = ()
 
 
 def validate(request: Request) -> tuple[Registry, list[Problem]]:
@@ -107,7 +108,9 @@ def status(request: Request, progress: Progress = _quiet, *, refresh: bool = Fal
             sizes.refresh(project, project.syncs, request.lock_timeout_s, tell)
         syncs = record.status(project)
         with project.state.session(lock_timeout_s=request.lock_timeout_s) as session:
-            return Status(syncs, owners.size(project, session))
+            narrowed = request.options.select or request.options.exclude or request.options.selector
+            orphans = () if narrowed else inventory.orphans(session, project.store, project.registry)
+            return Status(syncs, owners.size(project, session), orphans)
 
 
 def collect(request: Request, progress: Progress, *, dry_run: bool) -> Rubbish:

@@ -149,11 +149,10 @@ class Planner:
         state.fetch(f"select f.key{selected} from {members} where {_EXPLICIT}", bench, "refused", columns)
         coding.encode_refused(bench, "refused")
         bench.execute("drop table refused")
-        if inputs.ledger.is_new:
-            _make_distinct(bench)
-            return None
         self._recall(state, bench, inputs.ledger, table)
         _make_distinct(bench)
+        if inputs.ledger.is_new:
+            return None
         name = self.store.scratch("flagged", self.sync.id)
         state.store(name, bench, "select kind, value from refused_units", {"kind": TEXT, "value": TEXT})
         return name

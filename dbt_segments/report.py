@@ -20,6 +20,7 @@ RESULTS_FILE = "dbt_segments_results.json"
 
 Cells = tuple[str, ...]
 
+_ORPHAN = ("sync_id", "destination", "audience_id", "audience_name", "standing")
 _INDENT = "  "
 _NUMBERS = (1, 2, 3)  # the columns of a row that hold numbers
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
@@ -56,6 +57,21 @@ class StatusLine(Protocol):
     def match_rate(self) -> float | None: ...
     @property
     def sized_at(self) -> datetime | str | None: ...
+
+
+class OrphanLine(Protocol):
+    """An audience whose sync is switched off or gone."""
+
+    @property
+    def sync_id(self) -> str: ...
+    @property
+    def destination(self) -> str: ...
+    @property
+    def audience_id(self) -> str | None: ...
+    @property
+    def audience_name(self) -> str | None: ...
+    @property
+    def standing(self) -> str: ...
 
 
 class SizeLine(Protocol):
@@ -129,10 +145,12 @@ def plan_json(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
     return _json(plan)
 
 
-def status_json(lines: Iterable[StatusLine], state: StateLines) -> str:
-    """`{"syncs": [...], "state": {...}}`: an object per sync and per table; times are ISO 8601 in UTC or null."""
+def status_json(lines: Iterable[StatusLine], state: StateLines, orphans: Iterable[OrphanLine] = ()) -> str:
+    """`{"syncs": [...], "orphans": [...], "state": {...}}`; times are ISO 8601 in UTC or null."""
+    kept = [{name: getattr(one, name) for name in _ORPHAN} for one in orphans]
     tables = [{name: getattr(table, name) for name in ("name", "kind", "rows", "bytes")} for table in state.tables]
-    return _json({"syncs": [_status(line) for line in lines], "state": {"schema": state.schema, "tables": tables}})
+    synced = [_status(line) for line in lines]
+    return _json({"syncs": synced, "orphans": kept, "state": {"schema": state.schema, "tables": tables}})
 
 
 def rubbish_json(found: RubbishLines, *, dry_run: bool) -> str:
@@ -228,9 +246,17 @@ def rubbish_text(found: RubbishLines, *, dry_run: bool) -> str:
     return "\n".join([*lines, f"{tables} and {rows} {'would go' if dry_run else 'are gone'}"])
 
 
-def status_text(lines: Sequence[StatusLine], state: StateLines) -> str:
+def status_text(lines: Sequence[StatusLine], state: StateLines, orphans: Sequence[OrphanLine] = ()) -> str:
     """One aligned row per sync under a heading, notes below their row; the last line is the size of the state."""
-    return "\n".join([*_status_lines(lines), _state_line(state)])
+    return "\n".join([*_status_lines(lines), *_orphan_lines(orphans), _state_line(state)])
+
+
+def _orphan_lines(orphans: Sequence[OrphanLine]) -> list[str]:
+    if not orphans:
+        return []
+    named = [f"{_INDENT}{one.sync_id}: {one.audience_name or '-'} ({one.audience_id})" for one in orphans]
+    head = f"{count_of(len(orphans), 'audience')} that nothing is sent to: dbt-segments audiences prune"
+    return [head, *named]
 
 
 def _state_line(state: StateLines) -> str:

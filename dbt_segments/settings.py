@@ -14,7 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dbt_segments.errors import Problem, SettingsError
-from dbt_segments.meta import HoldBlock, Text
+from dbt_segments.meta import Gone, HoldBlock, Orphan, Text
 from dbt_segments.spelling import mistakes, nearest
 from dbt_segments.values import Hold
 
@@ -107,6 +107,8 @@ class ProjectSettings(BaseModel):
     sync_in_dbt    with the hook line, a dbt command syncs what it built
     fail_dbt       a sync that needs reading makes that dbt command's exit code 1
     import_sizes   ask platforms for the size of audiences, once a day
+    gone           what a sync does whose audience was deleted at the platform
+    orphans        what `audiences prune` does with audiences whose sync is switched off or gone
     memory_limit   of the embedded engine
     grants         who may read the state's logs and views
     retention      days that rows of the state's logs are kept
@@ -122,6 +124,8 @@ class ProjectSettings(BaseModel):
     sync_in_dbt: bool = True
     fail_dbt: bool = True
     import_sizes: bool = True
+    gone: Gone = "fail"
+    orphans: Orphan = "keep"
     default_country: Annotated[str | None, BeforeValidator(_check_country, json_schema_input_type=str)] = None
     hold_block: HoldBlock = Field(default=HoldBlock(), alias="hold")
     grants: GrantsBlock = GrantsBlock()

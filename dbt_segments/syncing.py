@@ -99,6 +99,7 @@ class SyncRun:
         self._ended = Ended()
         # What a sync that a threshold holds would have done.
         self._forecast: Counts | None = None
+        self._started_over = False
         # Of a sync that deletes whom the segment names: how many records the entity has.
         self._records: int | None = None
 
@@ -140,9 +141,13 @@ class SyncRun:
         if skipped is not None:
             return skipped
         self._gate()
-        result = self._attempt(lock, sender)
-        # A threshold that holds the sync was found in a plan of everything: make one of the refusals alone.
-        return result or self._attempt(lock, sender) or self._held(None, Counts())
+        # A threshold that holds the sync was found in a plan of everything: make one of the refusals alone. One whose
+        # audience has gone begins anew, by policy. Each happens once.
+        for _ in range(3):
+            result = self._attempt(lock, sender)
+            if result is not None:
+                return result
+        return self._held(None, Counts())
 
     def _recover(self, lock: Lock, sender: Sender) -> None:
         recovery = Recovery(
@@ -182,7 +187,7 @@ class SyncRun:
         )
 
     def _attempt(self, lock: Lock, sender: Sender) -> SyncResult | None:
-        """One try; None when a threshold now holds it, so that the plan must be made again with refusals only."""
+        """One try; None when the plan must be made again: a threshold now holds it, or it starts over."""
         with open_workbench(self._project.settings.memory_limit) as bench:
             with self._project.sessions(self._lock_timeout_s) as (models, state):
                 made = self._plan(models, state, bench, keep=True)
@@ -204,7 +209,9 @@ class SyncRun:
             try:
                 audience = resolver.resolve(self._sync)
             except GoneError as error:
-                raise gone(error, self._sync) from None
+                if not self._start_over(resolver):
+                    raise gone(error, self._sync) from None
+                return None
             except AudienceHeldError as error:
                 self._hold(error.code, error.message, error.hint)
                 return self._held(None, made.found.counts)
@@ -395,6 +402,24 @@ class SyncRun:
         self._holds.append(f"{code}: {message}")
         if hint:
             self._notes.insert(0, hint)
+
+    def _start_over(self, resolver: Resolver) -> bool:
+        """Whether the sync goes on although its audience is gone: with a new one, or with one that is there.
+
+        Not while it is held, since nothing but refusals goes out then, and not where the user names the audience.
+        """
+        if self._sync.gone == "fail" or self._holds or self._sync.audience_id is not None or self._started_over:
+            return False
+        successor = resolver.successor(self._sync) if self._sync.gone == "adopt" else None
+        if self._sync.gone == "adopt" and successor is None:
+            return False
+        resolver.give_up(self._sync, "gone")
+        if successor is not None:
+            resolver.take(self._sync, successor)
+        self._started_over = True
+        what = "another one is made" if successor is None else f"audience {successor.id} takes its place"
+        self._note(f"the audience was deleted at the platform: {what}, with everybody in it")
+        return True
 
     def _collect(self, session: Session, lock: Lock) -> None:
         """Drop tables that neither the newest ledger nor an open generation names."""

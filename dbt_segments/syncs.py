@@ -133,6 +133,8 @@ class SyncReader:
             removals=item.removals and (mode in ("mirror", "replace") or not records),
             channel=item.channel or platform.channel,
             enabled=item.enabled,
+            gone=item.gone or self.settings.gone,
+            orphan=item.orphan or self.settings.orphans,
             import_sizes=self.settings.import_sizes if item.import_sizes is None else item.import_sizes,
             hold=item.hold.over(self.settings.hold),
             former_ids=tuple(_sync_id(segment.model.package, old, item.to, object_) for old in segment.renamed_from),

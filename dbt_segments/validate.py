@@ -53,6 +53,16 @@ def check_audiences(placed: Sequence[Placed], connections: Connections) -> Itera
             yield item.problem(message, "give one of them another `audience_name` or `audience_id`")
 
 
+def check_names(placed: Sequence[Placed], connections: Connections) -> Iterator[Problem]:
+    """No audience would be made under a name that the platform refuses or cuts."""
+    for item in placed:
+        sync, cls = item.sync, connections.types[item.sync.connection.name]
+        if cls.longest_name is None or sync.audience_id is not None or len(sync.audience_name) <= cls.longest_name:
+            continue
+        message = f"the audience's name has {len(sync.audience_name)} characters, {cls.type} takes {cls.longest_name}"
+        yield item.problem(message, "shorten the segment's `label`, or set `audience_name` here")
+
+
 def check_connections(connections: Connections, used: Iterable[str]) -> Iterator[Problem]:
     """Mistakes of the file and of the connections in use; of the others, only a type that does not exist."""
     used = set(used)

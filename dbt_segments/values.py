@@ -146,6 +146,8 @@ class Sync:
     schedule       "every run", "hourly", "daily", "manual" or a cron line
     channel        key of `Entity.consent` that governs it; None: suppression alone does
     import_sizes   the platform is asked for the audience's size
+    gone           what happens where its audience was deleted: fail, recreate, adopt
+    orphan         what `audiences prune` does with its audience while it is switched off: keep, empty, delete
     keys           fields by which a destination of records finds them
     mapped         fields that it writes there
     """
@@ -166,6 +168,8 @@ class Sync:
     channel: str | None = "ads"
     enabled: bool = True
     import_sizes: bool = True
+    gone: str = "fail"
+    orphan: str = "keep"
     hold: Hold = Hold()
     former_ids: tuple[str, ...] = ()
 

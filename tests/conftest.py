@@ -19,6 +19,8 @@ _BOTH_IN_CI = (
     "test_refusals",
     "test_rename",
     "test_inventory",
+    "test_lifecycle",
+    "test_sizes",
     "test_histories",
     "test_recovery",
     "test_records_e2e",

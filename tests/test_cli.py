@@ -79,7 +79,7 @@ class Pipeline:
 
     def status(self, request: Request, progress: Any, *, refresh: bool = False) -> Any:
         self._answer(request)
-        return type("Status", (), {"syncs": (), "state": StateSize("shop_dbt_segments", ())})
+        return type("Status", (), {"syncs": (), "orphans": (), "state": StateSize("shop_dbt_segments", ())})
 
     def collect(self, request: Request, progress: Any, *, dry_run: bool) -> Rubbish:
         self._answer(request)
@@ -135,7 +135,7 @@ def test_a_plan_prints_requests_that_were_asked_for(pipeline: Pipeline) -> None:
 def test_status_and_validate_have_both_formats(pipeline: Pipeline) -> None:
     """Every command on a project prints text or JSON."""
     assert call("status").stdout == "no syncs\nstate shop_dbt_segments: 0 tables\n"
-    empty = {"syncs": [], "state": {"schema": "shop_dbt_segments", "tables": []}}
+    empty = {"syncs": [], "orphans": [], "state": {"schema": "shop_dbt_segments", "tables": []}}
     assert json.loads(call("status --output json").stdout) == empty
     assert call("validate").stdout == "0 segments, 0 entities, 0 syncs: all right\n"
     assert json.loads(call("validate --output json").stdout)["problems"] == []
@@ -363,7 +363,18 @@ def test_the_documented_commands_are_there() -> None:
     """Users script against these names."""
     assert sorted(commands(main)) == sorted(
         [
-            *("init", "validate", "plan", "sync", "status", "list", "history", "rejects", "audiences list"),
+            *(
+                "init",
+                "validate",
+                "plan",
+                "sync",
+                "status",
+                "list",
+                "history",
+                "rejects",
+                "audiences list",
+                "audiences prune",
+            ),
             *("audiences adopt", "enable", "disable", "add", "destinations list", "destinations show"),
             *("destinations try", "schema", "sandbox", "demo", "build", "run", "state gc", "doctor"),
         ]

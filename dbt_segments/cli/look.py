@@ -1,7 +1,8 @@
-"""Commands that look: list, history, rejects, audiences. Only `audiences adopt` writes and needs the network."""
+"""Commands that look: list, history, rejects, audiences. Only `adopt` and `prune` write and need the network."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -67,7 +68,7 @@ def rejects(output: str, limit: int, **project: Any) -> None:
 
 @click.group()
 def audiences() -> None:
-    """List the audiences that the state knows, or take one over.
+    """List the audiences that the state knows, take one over, or clear away those that nothing is sent to.
 
     \b
     Example:
@@ -133,3 +134,49 @@ def adopt(
             tell=lambda text: progress("", text),
         )
     click.echo(listings.adopted_json(done) if output == "json" else listings.adopted_text(done))
+
+
+@audiences.command("prune")
+@click.argument("sync_ids", nargs=-1, metavar="[SYNC_ID]...")
+@click.option("--plan", "only_plan", is_flag=True, help="Only show what would be done; so without --yes.")
+@click.option("--yes", is_flag=True, help="Do it.")
+@click.option("--policy", type=click.Choice(["keep", "empty", "delete"]), help="Instead of the configured one.")
+@lock_option
+@place_options
+def prune(
+    sync_ids: tuple[str, ...],
+    only_plan: bool,
+    yes: bool,
+    policy: Any,
+    lock_timeout: float,
+    output: str,
+    **project: Any,
+) -> None:
+    """Empty or delete audiences whose sync is switched off or gone.
+
+    What becomes of each is `orphan` of its destination item, or the project's `orphans`: keep (the default), empty (our
+    members are taken out) or delete (the audience itself; one that was adopted is emptied). Names narrow it.
+
+    \b
+    Example:
+      dbt-segments audiences prune --policy empty
+
+    Exit codes: 0 all done, or only shown; 1 something failed and may be tried again.
+    """
+    if yes and only_plan:
+        raise click.UsageError("say either --plan or --yes")
+    from dbt_segments import listings
+    from dbt_segments import prune as pruning
+    from dbt_segments.settings import resolve_options
+
+    with running() as progress:
+        found = pruning.prune(
+            resolve_options(**project, output=output),
+            sync_ids,
+            policy,
+            act=yes,
+            lock_timeout_s=lock_timeout,
+            tell=progress,
+        )
+    click.echo(listings.pruned_json(found) if output == "json" else listings.pruned_text(found, acted=yes))
+    sys.exit(int(any(one.done == "failed" for one in found)))

@@ -117,7 +117,7 @@ def status(output: str, refresh: bool, **project: Any) -> None:
     with running() as progress:
         found = pipeline.status(request(project, output), progress, refresh=refresh)
     show = report.status_json if output == "json" else report.status_text
-    click.echo(show(found.syncs, found.state))
+    click.echo(show(found.syncs, found.state, found.orphans))
 
 
 @click.command(cls=Command)

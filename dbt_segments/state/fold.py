@@ -281,6 +281,19 @@ def _detail(ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str,
     return {"tables": dict(tables), "through": list(through), "open": still_open}
 
 
+def start_over(session: Session, store: Store, owner: str, lock: Lock) -> None:
+    """Forget what is on record: the audience is gone, and with it everybody who was in it.
+
+    Part of the transaction that records so; what was sent for members who refuse stays remembered.
+    """
+    before = store.newest(session, owner, ledgers.KIND)
+    last = store.newest(session, owner, pendings.KIND)
+    through = max((lock.token, 0), (last.token, last.seq) if last else (0, 0))
+    seq = before.seq + 1 if before is not None and before.token == lock.token else 1
+    detail = {"tables": {}, "through": list(through), "open": {}}
+    store.point(session, owner, ledgers.KIND, lock.token, seq, detail, parent=before.id if before else "")
+
+
 def seal(session: Session, store: Store, owner: str, lock: Lock) -> None:
     """Close whatever an overtaken run may still write: its generations are from now on older than the ledger.
 
