@@ -213,7 +213,7 @@ def _models_of(sync: Sync) -> list[Model]:
     entity = sync.entity
     models = [sync.segment.model, entity.model]
     models += [related.model for related in entity.related]
-    models += [*entity.suppress, *sync.segment.suppress]
+    models += [*entity.suppress, *sync.segment.suppress, *sync.suppress]
     return list({model.unique_id: model for model in models}.values())
 
 

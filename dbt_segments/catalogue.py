@@ -96,4 +96,6 @@ def _is_secret(info: FieldInfo) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if value == ():
+        return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)

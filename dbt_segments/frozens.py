@@ -92,7 +92,7 @@ class Frozens:
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, sync: Sync
     ) -> Refusals | None:
         """Everybody whom the sync must not send."""
-        store, entity, suppress_too = self._project.store, sync.entity, sync.segment.suppress
+        store, entity, suppress_too = self._project.store, sync.entity, (*sync.segment.suppress, *sync.suppress)
         mine = sources(s for s in self._project.registry.syncs if s.entity.name == entity.name)
         key = (entity.name, sync.channel, tuple(m.unique_id for m in suppress_too))
         if key not in self._refusals:

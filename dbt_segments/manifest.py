@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dbt_segments.syncs import Placed, SyncReader
 from dbt_segments.validate import (
     check_audiences,
     check_connections,
+    check_consent,
     check_entity_columns,
     check_mapping,
     check_names,
@@ -71,6 +73,7 @@ def read_registry(
     problems += check_names(placed, connections)
     for entity, declared in entities:
         problems += check_entity_columns(entity, declared, nodes.known)
+        problems += check_consent(entity, declared, connections)
     for segment, declared in segments:
         problems += check_segment_columns(segment, declared, nodes.known)
     for item in placed:
@@ -99,7 +102,7 @@ def _entities(nodes: Nodes, problems: list[Problem]) -> Entities:
             model=declared.model,
             key=block.key,
             identifiers=_identifiers(block, declared, problems),
-            consent={str(channel): column for channel, column in block.consent.items()},
+            consent=dict(block.consent),
             suppress=_models(block.suppress, nodes, declared, "entity.suppress", problems),
             related=_related(block, nodes, declared, problems),
         )
@@ -137,12 +140,39 @@ def _syncs(
     connections: Connections,
     problems: list[Problem],
 ) -> list[Placed]:
-    reader = SyncReader(connections, settings)
+    def find(names: Iterable[str], declared: Declared, key: str) -> tuple[Model, ...]:
+        return _models(names, nodes, declared, key, problems)
+
+    reader = SyncReader(connections, settings, find)
     placed = [item for segment, declared in segments for item in reader.read(segment, declared)]
     placed += [item for entity, declared in entities for item in reader.read_entity(entity, declared)]
     problems += reader.problems
     problems += check_connections(connections, reader.used)
-    return placed
+    suppressed = _suppressed_everywhere(nodes, connections, reader.used, problems)
+    return [_with_suppression(item, suppressed.get(item.sync.connection.name, ())) for item in placed]
+
+
+def _suppressed_everywhere(
+    nodes: Nodes, connections: Connections, used: Iterable[str], problems: list[Problem]
+) -> dict[str, tuple[Model, ...]]:
+    """Connection -> the models whose keys none of its syncs may send."""
+    found: dict[str, tuple[Model, ...]] = {}
+    for name in used:
+        connection = connections.ok.get(name)
+        models = []
+        for written in connection.settings.suppress if connection else ():
+            model = _model(written, nodes)
+            if isinstance(model, Model):
+                models.append(model)
+            else:
+                problems.append(Problem(connections.file, name, "suppress", *model))
+        found[name] = tuple(models)
+    return found
+
+
+def _with_suppression(item: Placed, models: tuple[Model, ...]) -> Placed:
+    """The same sync, which does not send the keys of these models either."""
+    return replace(item, sync=replace(item.sync, suppress=(*item.sync.suppress, *models))) if models else item
 
 
 def _is_usable(declared: Declared, role: str, problems: list[Problem]) -> bool:
@@ -200,11 +230,19 @@ def _models(
     """The models of these names that can be read; a problem for each that cannot."""
     models = []
     for name in names:
-        model = nodes.find(name)
-        if isinstance(model, str):
-            problems.append(declared.problem(key, model))
-        elif model.materialized == "ephemeral" or not model.relation:
-            problems.append(declared.problem(key, f"`{name}` is nowhere in the warehouse", "use view or table"))
-        else:
+        model = _model(name, nodes)
+        if isinstance(model, Model):
             models.append(model)
+        else:
+            problems.append(declared.problem(key, *model))
     return tuple(models)
+
+
+def _model(name: str, nodes: Nodes) -> Model | tuple[str, str]:
+    """The model of that name, or what is wrong with it, and the remedy."""
+    model = nodes.find(name)
+    if isinstance(model, str):
+        return model, ""
+    if model.materialized == "ephemeral" or not model.relation:
+        return f"`{name}` is nowhere in the warehouse", "use view or table"
+    return model

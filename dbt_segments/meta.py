@@ -113,6 +113,7 @@ class DestinationItem(_Block):
     import_sizes: bool | None = None
     gone: Gone | None = None
     orphan: Orphan | None = None
+    suppress: tuple[Text, ...] = ()
     hold: HoldBlock = HoldBlock()
 
 
@@ -149,7 +150,7 @@ class EntityBlock(_Block):
     identifiers: dict[str, Annotated[IdentifierBlock, _short_for("column", IdentifierBlock)]] = Field(
         default_factory=dict
     )
-    consent: dict[Channel, Text] = Field(default_factory=dict)
+    consent: dict[Text, Text] = Field(default_factory=dict)
     suppress: tuple[Text, ...] = ()
     related: dict[Word, RelatedBlock] = Field(default_factory=dict)
     syncs: Annotated[tuple[SyncItem, ...], BeforeValidator(_none_as_empty)] = ()

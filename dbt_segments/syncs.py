@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from dbt_segments.choose import choose, lasting_units, matches_alone
 from dbt_segments.connections import Connections
@@ -14,7 +14,7 @@ from dbt_segments.nodes import Declared
 from dbt_segments.records import record_coding
 from dbt_segments.settings import ProjectSettings
 from dbt_segments.spelling import suggest
-from dbt_segments.values import MEMBERSHIP, Entity, Identifier, Mapped, Segment, Sync
+from dbt_segments.values import MEMBERSHIP, Entity, Identifier, Mapped, Model, Segment, Sync
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,25 @@ class Placed:
         return self.declared.problem(self.key, message, hint)
 
 
+# Names of models, and where they are written -> those that can be read; it tells of the others.
+Find = Callable[[Iterable[str], Declared, str], tuple[Model, ...]]
+
+
+def _none_of(names: Iterable[str], declared: Declared, key: str) -> tuple[Model, ...]:
+    """Where the project's models are not known."""
+    return ()
+
+
 @dataclass
 class SyncReader:
-    """Reads the items of many segments; `problems` and `used` (connection names) are filled on the way."""
+    """Reads the items of many segments; `problems` and `used` (connection names) are filled on the way.
+
+    find  finds the models that an item suppresses
+    """
 
     connections: Connections
     settings: ProjectSettings
+    find: Find = _none_of
     problems: list[Problem] = field(default_factory=list)
     used: dict[str, None] = field(default_factory=dict)
 
@@ -58,7 +71,8 @@ class SyncReader:
         for index, item in enumerate(items):
             sync = self._read_item(item, segment, declared, f"{key}[{index}]")
             if sync is not None:
-                yield Placed(sync, declared, f"{key}[{index}]")
+                suppress = self.find(item.suppress, declared, f"{key}[{index}].suppress")
+                yield Placed(replace(sync, suppress=suppress), declared, f"{key}[{index}]")
 
     def _read_item(self, item: DestinationItem, segment: Segment, declared: Declared, key: str) -> Sync | None:
         platform = self._platform(item, declared, key)
@@ -131,7 +145,7 @@ class SyncReader:
             object=object_,
             schedule=item.schedule,
             removals=item.removals and (mode in ("mirror", "replace") or not records),
-            channel=item.channel or platform.channel,
+            channel=_channel(item, platform, segment.entity),
             enabled=item.enabled,
             gone=item.gone or self.settings.gone,
             orphan=item.orphan or self.settings.orphans,
@@ -139,6 +153,12 @@ class SyncReader:
             hold=item.hold.over(self.settings.hold),
             former_ids=tuple(_sync_id(segment.model.package, old, item.to, object_) for old in segment.renamed_from),
         )
+
+
+def _channel(item: DestinationItem, platform: type[Destination], entity: Entity) -> str | None:
+    """The key of the entity's consent that governs a sync: what names its destination wins over its channel."""
+    named = (item.to, platform.type, *platform.aliases)
+    return next((key for key in named if key in entity.consent), item.channel or platform.channel)
 
 
 def _sync_id(package: str, model: str, connection: str, object_: str | None) -> str:

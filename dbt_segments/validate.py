@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from dbt_segments.connections import Connections
+from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import Problem
+from dbt_segments.meta import Channel
 from dbt_segments.nodes import Declared
 from dbt_segments.spelling import suggest
 from dbt_segments.syncs import Placed
@@ -88,6 +90,16 @@ def check_entity_columns(entity: Entity, declared: Declared, known: Known) -> It
         theirs = known.get(related.model.unique_id)
         key = f"entity.related.{related.name}.key"
         yield from _check_column(related.key, theirs, declared, key, related.model.name)
+
+
+def check_consent(entity: Entity, declared: Declared, connections: Connections) -> Iterator[Problem]:
+    """Each key of `consent` is a channel, a connection or a type of destination: a misspelt one would let all pass."""
+    types = {name for cls in connections.types.values() for name in (cls.type, *cls.aliases)}
+    known = {*get_args(Channel), *connections.names, *types, *destinations.names()}
+    for key in entity.consent:
+        if key not in known:
+            hint = suggest(key, known) or "write a channel, a connection or a type of destination"
+            yield declared.problem(f"entity.consent.{key}", "there is no such channel or destination", hint)
 
 
 def check_segment_columns(segment: Segment, declared: Declared, known: Known) -> Iterator[Problem]:

@@ -68,7 +68,8 @@ class Related:
 class Entity:
     """What a member is, with the columns that identify and the models that refuse it.
 
-    consent   channel -> boolean column; false refuses, null is "not known" and is not sent either
+    consent   channel, connection or type of destination -> boolean column; false refuses, null is "not known" and not
+              sent either
     suppress  models whose first column, or column named like the key, holds keys that must never be sent
     """
 
@@ -145,6 +146,7 @@ class Sync:
     audience_id    an existing audience to use instead; None: created or found by our mark
     schedule       "every run", "hourly", "daily", "manual" or a cron line
     channel        key of `Entity.consent` that governs it; None: suppression alone does
+    suppress       models of keys that this sync must never send, beside those of its entity and segment
     import_sizes   the platform is asked for the audience's size
     gone           what happens where its audience was deleted: fail, recreate, adopt
     orphan         what `audiences prune` does with its audience while it is switched off: keep, empty, delete
@@ -168,6 +170,7 @@ class Sync:
     channel: str | None = "ads"
     enabled: bool = True
     import_sizes: bool = True
+    suppress: tuple[Model, ...] = ()
     gone: str = "fail"
     orphan: str = "keep"
     hold: Hold = Hold()

@@ -52,7 +52,7 @@ class World:
 
     customers have customer_id (integer), email, phone, country, ads_consent; a segment is a table of customer_id;
     `data_tests` are dbt tests by name, each with the model it is on. `syncs` are those of the whole entity, `related`
-    its relations: each names a model, which the test makes with `sql`.
+    its relations: each names a model, which the test makes with `sql`; `models` are further models of the manifest.
     """
 
     project: DbtProject
@@ -70,6 +70,7 @@ class World:
     data_tests: dict[str, str] = field(default_factory=dict)
     related: dict[str, dict[str, Any]] = field(default_factory=dict)
     syncs: list[dict[str, Any]] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
 
     # -- the warehouse ----------------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class World:
             entity["syncs"] = self.syncs
         nodes = [self._node("customers", {"entity": entity})]
         nodes += [self._node(relation["model"], None) for relation in self.related.values()]
-        nodes += [self._node(name, None) for name in self.suppress]
+        nodes += [self._node(name, None) for name in (*self.suppress, *self.models)]
         nodes += [
             self._node(name, {"segment": {"entity": "customer", **block}}) for name, block in self.segments.items()
         ]

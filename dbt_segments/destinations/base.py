@@ -13,9 +13,9 @@ import enum
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 from typing_extensions import Self
 
 from dbt_segments.errors import DestinationError
@@ -229,8 +229,15 @@ class Finding:
     hint: str = ""
 
 
+def _one_as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class ConnectionSettings(BaseModel):
-    """Settings common to every HTTP destination; each type adds its own in the vendor's words."""
+    """Settings common to every HTTP destination; each type adds its own in the vendor's words.
+
+    suppress  dbt models of keys that no sync of the connection may send
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -241,6 +248,7 @@ class ConnectionSettings(BaseModel):
     max_concurrency: int | None = Field(default=None, ge=1, le=32)
     requests_per_s: float | None = Field(default=None, gt=0)
     allow_private: bool = False
+    suppress: Annotated[tuple[str, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])] = ()
     # Relative paths of settings begin here, as those of dbt's own files do: the project's folder.
     _folder: Path = PrivateAttr(default_factory=Path)
 

@@ -13,9 +13,10 @@ import hashlib
 import hmac
 import json
 import re
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from dbt_segments.destinations import _meta_check as checks
 from dbt_segments.destinations._meta_faults import classify, pace_s
@@ -55,14 +56,36 @@ _STATUS = {
     "471": "flagged",
 }
 _TOO_SMALL_TO_DELIVER = "300"
+# Source: "Data Processing Options", read 2026-11. For customer lists only California counts.
+_LIMITED = ("DATA_PROCESSING_OPTIONS", "DATA_PROCESSING_OPTIONS_COUNTRY", "DATA_PROCESSING_OPTIONS_STATE")
+
+
+def _one_as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class MetaSettings(ConnectionSettings):
-    """`ad_account_id` with or without `act_`."""
+    """`ad_account_id` with or without `act_`.
+
+    data_processing_options  Limited Data Use for all members: [LDU], or [] to say that there is none; None: not said
+    """
 
     ad_account_id: str
     access_token: SecretStr
     app_secret: SecretStr | None = None
+    data_processing_options: (
+        Annotated[tuple[Literal["LDU"], ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])]
+        | None
+    ) = None
+    data_processing_options_country: int = Field(default=0, ge=0, le=1)
+    data_processing_options_state: int = 0
+
+    @field_validator("data_processing_options_state")
+    @classmethod
+    def _state(cls, value: int) -> int:
+        if value not in (0, 1000):
+            raise ValueError("must be 0 (Meta finds out) or 1000 (California)")
+        return value
 
     @field_validator("ad_account_id", mode="before")
     @classmethod
@@ -234,8 +257,28 @@ class Meta(Destination):
             raise UnknownError("meta: the answer does not account for every row", code="num_received")
         return Outcome(unattributed=min(invalid, batch.count))
 
+    def write(self, op: Op, cells: Mapping[str, str]) -> str:
+        """The cells, and behind them what is said of data processing; a removal says nothing of it."""
+        limits = self._limits
+        if op is Op.REMOVE or limits is None:
+            return super().write(op, cells)
+        every = [f"coalesce({cell}, '\"\"')" for cell in cells.values()]
+        said = [f"'{json.dumps(limit)}'" for limit in limits]
+        return f"""concat('[', {", ',', ".join([*every, *said])}, ']')"""
+
+    @property
+    def _limits(self) -> list[Any] | None:
+        """Cells of the columns `_LIMITED`; they are not hashed."""
+        options = self.settings.data_processing_options
+        if options is None:
+            return None
+        place = (self.settings.data_processing_options_country, self.settings.data_processing_options_state)
+        return [list(options), *place]
+
     def _upload(self, batch: Batch) -> dict[str, str]:
-        schema = json.dumps([self.identifiers[name].field for name in batch.fields], separators=(",", ":"))
+        names = [self.identifiers[name].field for name in batch.fields]
+        names += _LIMITED if batch.op is not Op.REMOVE and self._limits is not None else ()
+        schema = json.dumps(names, separators=(",", ":"))
         session = {
             "session_id": batch.session,
             "batch_seq": batch.number,

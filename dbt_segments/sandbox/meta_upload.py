@@ -27,6 +27,12 @@ _OTHER = frozenset(
         "DATA_PROCESSING_OPTIONS_STATE",
     )
 )
+# What the columns of limited data use may hold; none of them is hashed.
+_LIMITS: Mapping[str, tuple[Any, ...]] = {
+    "DATA_PROCESSING_OPTIONS": ([], ["LDU"]),
+    "DATA_PROCESSING_OPTIONS_COUNTRY": (0, 1),
+    "DATA_PROCESSING_OPTIONS_STATE": (0, 1000),
+}
 _SINGLE = {"EMAIL_SHA256": "EMAIL", "PHONE_SHA256": "PHONE", "MOBILE_ADVERTISER_ID": "MADID"}
 _SHAPES = {
     "digest": re.compile("[0-9a-f]{64}").fullmatch,
@@ -150,7 +156,8 @@ def _read_rows(upload: Upload, rows: list[Any], skip: int) -> None:
                         keys.append(prefix + fromhex(cell))
                     continue
             elif not prefix:
-                continue
+                if name not in _LIMITS or cell in _LIMITS[name]:
+                    continue
             elif type(cell) is str and _SHAPES[name](cell):
                 keys.append(prefix + cell.encode())
                 continue
