@@ -114,7 +114,7 @@ def measure(session: Session, inputs: Inputs) -> Standing:
         f"sum(case when x.wanted and not {look} and x.m_status = 'unusable' then 1 else 0 end), "
         f"sum(case when x.d_key is not null and x.class is not null then 1 else 0 end), "
         f"sum(case when x.running then 1 else 0 end), "
-        f"sum(case when x.m_status in ('present', 'perhaps') then 1 else 0 end) from x"
+        f"sum(case when x.old_status in ('present', 'perhaps') then 1 else 0 end) from x"
     )
     numbers = [int(value or 0) for value in rows[0]]
     return Standing(*numbers)
@@ -225,7 +225,8 @@ def _joined(session: Session, inputs: Inputs) -> str:
     return (
         f"select coalesce(d.key, m.key) as key, d.key as d_key, d.row_hash, {label} as class, "
         f"(d.key is not null and {label} is null) as wanted, {flagged} as flagged, {running} as running, "
-        f"m.row_hash as old_row_hash, m.sent_hash as old_sent_hash, m.status as old_status, m.status as m_status, "
+        f"m.row_hash as old_row_hash, m.sent_hash as old_sent_hash, {_status(session, inputs)} as old_status, "
+        f"m.status as m_status, "
         f"{_forced(session, inputs)} as forced, coalesce(d.twin, false) as twin{columns} "
         f"from ({desired_sql(inputs)}) d full outer join ({inputs.ledger.members}) m on m.key = d.key {refused}"
     )
@@ -244,6 +245,17 @@ def _look(session: Session, inputs: Inputs) -> str:
         f"or x.old_row_hash <> x.row_hash or x.forced or x.flagged)) "
         f"or (not x.wanted and x.m_status is not null and (x.m_status <> 'covered' or {explicit} or x.flagged){kept})))"
     )
+
+
+def _status(session: Session, inputs: Inputs) -> str:
+    """SQL of a member's status. Who was last asserted longer ago than the platform remembers is `lapsed`: not there.
+
+    Nobody is lost with them, and who is still wanted is new. Their units are removed all the same if they have left.
+    """
+    if inputs.retention_days is None:
+        return "m.status"
+    ended = f"{session.now} - interval '1 second' * {inputs.retention_days * 86_400}"
+    return f"case when m.status in ('present', 'perhaps') and m.asserted_at < {ended} then 'lapsed' else m.status end"
 
 
 def _forced(session: Session, inputs: Inputs) -> str:

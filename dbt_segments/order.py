@@ -23,8 +23,9 @@ from dbt_segments.destinations.base import Row
 from dbt_segments.warehouse import literal
 from dbt_segments.workbench import count
 
-# Effect of a unit's removal. Who left while somebody else had all their units was counted then.
-_LEAVING = "case when c.wanted then 'change' when c.old_status = 'covered' then 'none' else 'remove' end"
+# Effect of a unit's removal. Who left while somebody else had all their units was counted then, and whom the platform
+# has forgotten since is not lost now.
+_LEAVING = "case when c.wanted then 'change' when c.old_status in ('covered', 'lapsed') then 'none' else 'remove' end"
 # Room for what surrounds the rows in a body: field names, session, audience.
 _ENVELOPE_BYTES = 1024
 

@@ -185,3 +185,70 @@ def test_members_are_asserted_again_before_they_are_forgotten(
         assert sent[0] == 0
         assert 0 < sent[1] < sent[2] <= sent[3] == 40
         assert world.held() == {("email", email(row[1])[1]) for row in rows}
+
+
+@pytest.fixture
+def fading(tmp_path: Path, warehouse: Warehouse, clock: Clock) -> Iterator[World]:
+    """Sixty members of a platform that forgets them after 30 days, and is moved on with the clock by `later`."""
+    with registered(), serve_scripted() as serving:
+        made = make_world(tmp_path / "shop", warehouse, serving)
+        made.connections = {"acme": {"type": "scripted_retention", "base_url": serving.url}}
+        made.segments = {"vip": {"destinations": ["acme"]}}
+        made.customers([(n, f"c{n}@example.com") for n in range(1, 61)])
+        made.segment(range(1, 61))
+        made.sync()
+        yield made
+
+
+def later(world: World, clock: Clock, days: int) -> None:
+    assert world.serving is not None
+    clock.pass_(days=days)
+    world.serving.sandbox.clock.advance(days * 86_400)
+
+
+def test_members_past_their_retention_are_sent_as_new(fading: World, clock: Clock) -> None:
+    """After a hold of 31 days the platform has forgotten everybody: all are added, and the audience is whole."""
+    fading.segment([])
+    assert fading.sync().status == "held"
+    later(fading, clock, 31)
+    assert fading.held() == set()
+    fading.segment(range(1, 61))
+    result = fading.sync()
+    assert (result.status, result.counts.added, result.counts.unchanged) == ("success", 60, 0)
+    assert len(fading.held()) == 60
+    again = fading.sync()
+    assert (again.status, again.requests, again.counts.unchanged) == ("noop", 0, 60)
+
+
+def test_members_past_their_retention_are_not_lost(fading: World, clock: Clock) -> None:
+    """Sixty left and were forgotten, five remain: no threshold holds that, and nobody is counted as removed."""
+    later(fading, clock, 29)
+    fading.segment(range(1, 6))
+    assert fading.sync().status == "held", "a day before, it would be a loss"
+    later(fading, clock, 2)
+    result = fading.sync()
+    assert (result.status, result.counts.added, result.counts.removed) == ("success", 5, 0)
+    assert fading.held() == {("email", email(f"c{n}@example.com")[1]) for n in range(1, 6)}
+    assert fading.sync().requests == 0
+
+
+@pytest.mark.slow
+def test_members_are_asserted_again_over_days(tmp_path: Path, duckdb_warehouse: Warehouse, clock: Clock) -> None:
+    """Of 400 who came in one day no later day sends more than a fifth again, and each is sent once, in time."""
+    with registered(), serve_scripted() as serving:
+        world = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+        world.connections = {"acme": {"type": "scripted_retention", "base_url": serving.url}}
+        world.segments = {"vip": {"destinations": ["acme"]}}
+        world.customers([(n, f"c{n}@example.com") for n in range(400)])
+        world.segment(range(400))
+        world.sync()
+        sent, daily = 400, []
+        for _ in range(26):
+            later(world, clock, 1)
+            assert world.sync().counts.unchanged == 400
+            now = sum(call["rows"] for call in world.calls("add"))
+            daily.append(now - sent)
+            sent = now
+            assert len(world.held()) == 400
+        assert max(daily) <= 80
+        assert sum(daily) == 400
