@@ -47,7 +47,7 @@ class Pruned:
     standing  off: the sync is switched off; deleted: the project has it no more
     action    what the policy, or what is possible, makes of it
     members   ours, acknowledged or perhaps there
-    done      planned, kept, emptied, deleted, gone (it was deleted at the platform before), or failed
+    done      planned, kept, emptied, deleted, gone (it was deleted at the platform before), waiting (for jobs), failed
     note      why the action is not the policy's, or why it failed
     """
 
@@ -253,8 +253,9 @@ class _Pruner:
             if result.status in ("success", "noop") and not left:
                 remover.note(sync, "emptied")
                 return replace(pruned, done="emptied")
-            waits = f"{left:,} members wait for the next time" if left else ""
-            return replace(pruned, done="failed", note=result.reason or waits)
+            if result.status in ("success", "noop"):
+                return replace(pruned, done="waiting", note=f"{left:,} members are not confirmed yet; run it again")
+            return replace(pruned, done="failed", note=result.reason)
 
     def _empty(self, sync: Sync, destination: Destination, sender: Sender, lock: locks.Lock) -> SyncResult:
         with Frozens(self._project, self._lock_timeout_s) as frozens:

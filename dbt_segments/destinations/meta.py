@@ -150,8 +150,6 @@ class Meta(Destination):
     settles_h = 24
     proves = "all rows were received; rows that Meta calls invalid are counted, not named"
     session_s = 5400.0  # 90 minutes from a replace's first batch to its last
-    minimum = 100
-    settles_h = 24
 
     # -- the connection ---------------------------------------------------------------------------------------
 

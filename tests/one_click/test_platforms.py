@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
 
+from dbt_segments import doctor, prune
 from dbt_segments.sandbox.server import build, serve
 from dbt_segments.send import Sender
 from dbt_segments.values import SyncResult
@@ -219,6 +220,42 @@ def test_an_audience_that_was_deleted_is_not_made_again(shop: Shop) -> None:
     result = shop.sync()
     assert (result.status, result.exit_code) == ("failed", 1), result
     assert "no longer exists" in result.reason
+    assert shop.world.audiences() == []
+
+
+def test_an_audience_that_was_deleted_is_made_again_by_policy(shop: Shop) -> None:
+    """With `gone: recreate` the sync that finds it deleted makes another one, with everybody in it."""
+    shop.have([ADA, BOB])
+    shop.settle()
+    assert shop.world.serving is not None
+    for audience in shop.world.serving.sandbox.platforms[shop.case.name].audiences.values():
+        audience.deleted = True
+    shop.world.variables["gone"] = "recreate"
+    shop.have([ADA, BOB, CY])
+    results = shop.settle()
+    assert {one.status for one in results} <= {"success", "noop", "partial"}, results
+    assert shop.held() == shop.want(ADA, BOB, CY)
+
+
+@pytest.mark.parametrize("policy", ["empty", "delete"])
+def test_an_audience_that_nobody_needs_is_cleared_away(shop: Shop, policy: Literal["empty", "delete"]) -> None:
+    """The segment is deleted: its audience is emptied of ours, or deleted itself, once that is asked for."""
+    shop.have([ADA, CY])
+    shop.settle()
+    shop.world.segments = {}
+    for _ in range(2 * shop.case.syncs):
+        options = shop.world.request().options
+        found = prune.prune(options, (), policy, act=True, lock_timeout_s=20.0, tell=lambda *said: None)
+        assert {one.done for one in found} <= {"emptied", "waiting", "deleted", "kept"}, found
+    audiences = shop.world.audiences()
+    assert [one["keys"] for one in audiences] == ([[]] if policy == "empty" else [])
+
+
+def test_what_doctor_says_of_a_good_connection(shop: Shop) -> None:
+    """Nothing is wrong with it, something was asked, and nothing was changed or made."""
+    (found,) = doctor.examine(shop.world.request().options)
+    assert [one for one in found.findings if doctor.level(one) == "wrong"] == []
+    assert any(one.what == "credentials" and one.good for one in found.findings), found.findings
     assert shop.world.audiences() == []
 
 
