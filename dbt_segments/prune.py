@@ -20,7 +20,7 @@ from dbt_segments import project as projects
 from dbt_segments.audiences import Resolver, recorded
 from dbt_segments.connections import Connections
 from dbt_segments.destinations import registry as destinations
-from dbt_segments.destinations.base import Destination, Op, Support
+from dbt_segments.destinations.base import Audience, Destination, Op, Support
 from dbt_segments.errors import ConfigError, DestinationError, GoneError, LockedError, SettingsError
 from dbt_segments.freeze import Frozen
 from dbt_segments.frozens import Frozens
@@ -322,3 +322,6 @@ class _Emptying(SyncRun):
 
     def _is_held_by(self, made: Plan) -> bool:
         return False
+
+    def _attended(self, resolver: Resolver, audience: Audience, result: SyncResult) -> SyncResult:
+        return result
