@@ -59,7 +59,7 @@ def test_a_second_sync_that_does_something_is_named(
         ({**THIRD, READERS: KEPT}, "did not add"),
         ({**THIRD, READERS: CAME}, "did not remove"),
         ({**THIRD, READERS: KEPT | CAME | GONE}, "did not remove"),
-        ({**THIRD, "Big spenders": KEPT | CAME}, "another audience"),
+        ({**THIRD, LAPSED: KEPT | CAME}, "another audience"),
         ({READERS: KEPT | CAME}, "another audience"),
     ],
 )
