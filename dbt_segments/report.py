@@ -9,6 +9,7 @@ import json
 import re
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ Cells = tuple[str, ...]
 _ORPHAN = ("sync_id", "destination", "audience_id", "audience_name", "standing")
 _INDENT = "  "
 _NUMBERS = (1, 2, 3)  # the columns of a row that hold numbers
+_SMALL = "warning: below_minimum"
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
@@ -225,14 +227,16 @@ def _json(value: Any) -> str:
 
 def run_text(run: RunResult) -> str:
     """What a sync did: one aligned row per sync, its reasons below it, a sum where there are several."""
-    lines = _with_notes(run.syncs, table([_row(sync) for sync in run.syncs], right=_NUMBERS), {})
-    return "\n".join([*lines, *([] if len(run.syncs) == 1 else [sum_text(run)])])
+    syncs, common = _without_common(run.syncs)
+    lines = _with_notes(syncs, table([_row(sync) for sync in syncs], right=_NUMBERS), {})
+    return "\n".join([*lines, *common, *([] if len(run.syncs) == 1 else [sum_text(run)])])
 
 
 def plan_text(run: RunResult, requests: Mapping[str, Sequence[str]]) -> str:
     """What a sync would do, as `run_text`; `requests` (masked) stand below their sync. The last line says: not sent."""
-    lines = _with_notes(run.syncs, table([_row(sync, planned=True) for sync in run.syncs], right=_NUMBERS), requests)
-    return "\n".join([*lines, sum_text(run, planned=True)])
+    syncs, common = _without_common(run.syncs)
+    lines = _with_notes(syncs, table([_row(sync, planned=True) for sync in syncs], right=_NUMBERS), requests)
+    return "\n".join([*lines, *common, sum_text(run, planned=True)])
 
 
 def rubbish_text(found: RubbishLines, *, dry_run: bool) -> str:
@@ -324,6 +328,17 @@ def _others(counts: Counts, *, unchanged: bool = False) -> list[str]:
     words = (*(["unchanged"] if unchanged else []), "rejected", "unusable", "refused", "pending")
     numbers = ((getattr(counts, word), word) for word in words)
     return [f"{number:,} {word}" for number, word in numbers if number]
+
+
+def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list[str]]:
+    """The syncs without a note that several of them have, and one line in its place; JSON has them all."""
+    small = [sync for sync in syncs if any(note.startswith(_SMALL) for note in sync.notes)]
+    if len(small) < 2:
+        return list(syncs), []
+    kept = [replace(sync, notes=tuple(note for note in sync.notes if not note.startswith(_SMALL))) for sync in syncs]
+    return kept, [
+        f"{_SMALL}: {len(small)} audiences have fewer members than their platforms use (`--output json` names them)"
+    ]
 
 
 def _with_notes(

@@ -327,3 +327,16 @@ def test_a_project_without_problems_is_all_right() -> None:
     assert report.problems_text(Registry("shop", three[:1], three, three), []) == (
         "3 segments, 1 entity, 3 syncs: all right"
     )
+
+
+def test_a_warning_that_several_have_is_one_line() -> None:
+    """Small audiences are told of once for the whole run; a single one under its own row."""
+    small = "warning: below_minimum: 7 members would be in it; meta uses an audience from about 100 matched people on"
+    one, other = replace(SENT, notes=(small, "a word")), replace(NOOP, notes=(small,))
+    assert f"  {small}" in report.run_text(run(one, NOOP)).splitlines()
+    lines = report.run_text(run(one, other)).splitlines()
+    assert [line for line in lines if "below_minimum" in line] == [
+        "warning: below_minimum: 2 audiences have fewer members than their platforms use (`--output json` names them)"
+    ]
+    assert "  a word" in lines
+    assert small in report.results_json(run(one, other))
