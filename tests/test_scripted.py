@@ -45,7 +45,17 @@ class Sync:
         self.url = serving.url
         self.destination = cls(scripted.ScriptedSettings(base_url=serving.url, timeout_s=5, **settings))
         self.sender = Sender(self.destination, sleep=lambda seconds: None, budget=Budget())
-        self.audience: Audience = self.sender.play(self.destination.create("VIP", "dbt-segments:s:x:1"))
+        self.audience = self._made(Audience("", "VIP", "dbt-segments:s:x:1"))
+
+    def _made(self, wanted: Audience) -> Audience:
+        """The list; where it comes with its first member, that one is Ann."""
+        if not self.destination.made_with_members:
+            return self.sender.play(self.destination.create(wanted.name, wanted.mark))
+        row = json.dumps({"email": ANN})
+        outcome = self.sender.send(wanted, Batch(Op.ADD, row, 1, 1, True, 1, "b0", 1, ("email",))).outcome
+        assert outcome is not None
+        assert outcome.audience is not None
+        return outcome.audience
 
     def push(self, op: Op, *rows: Any, batch: str = "b1", number: int = 1, last: bool = True) -> Any:
         text = ",".join(json.dumps(row) for row in rows)
