@@ -233,9 +233,10 @@ class Resolver:
         return missing
 
     def _is_attended(self, session: Session, sync: Sync, audience: Audience) -> bool:
+        table, ids = self._store.table("audiences"), (sync.id, *sync.former_ids)
         found = session.value(
-            f"select count(*) from {self._store.table('audiences')} where event = 'attended' "
-            f"and sync_id in {in_list((sync.id, *sync.former_ids))} and audience_id = ? and account = ?",
+            f"select count(*) from {table} a where event = 'attended' and not {_is_over(table, ids)} "
+            f"and sync_id in {in_list(ids)} and audience_id = ? and account = ?",
             [audience.id, audience.account],
         )
         return bool(found)

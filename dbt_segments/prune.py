@@ -239,18 +239,22 @@ class _Pruner:
             )
             remover = _Remover(project.state, project.store, lock, destination, sender.play, self._lock_timeout_s)
             try:
-                if pruned.action == "delete":
-                    held = destination.held()
-                    if held:
-                        return replace(pruned, done="failed", note=held)
+                held = destination.held() if pruned.action == "delete" else None
+                if held:
+                    return replace(pruned, done="failed", note=held)
+                if pruned.action == "delete" and not destination.undeletable:
                     remover.delete(sync)
                     return replace(pruned, done="deleted")
                 result = self._empty(sync, destination, sender, lock)
+                left = self._left(sync)
+                emptied = result.status in ("success", "noop") and not left
+                if emptied and pruned.action == "delete":
+                    remover.delete(sync)
+                    return replace(pruned, done="deleted", note="the empty list stays: it cannot be deleted")
             except GoneError:
                 remover.give_up(sync, "gone")
                 return replace(pruned, done="gone", note="it was deleted at the platform before")
-            left = self._left(sync)
-            if result.status in ("success", "noop") and not left:
+            if emptied:
                 remover.note(sync, "emptied")
                 return replace(pruned, done="emptied")
             if result.status in ("success", "noop"):

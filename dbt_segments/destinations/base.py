@@ -324,6 +324,7 @@ class Destination:
     channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
     forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
               removal's only one. Members are asserted again before `retention_days`.
+    undeletable  `delete` takes away what ads target, and the list stays: whoever is in it is taken out before
     made_with_members  an audience comes with its first members: there is no `create`, and `push` makes it where
               `audience.id` is empty, with the name and the mark of that audience, and gives it back in the outcome
     attends   what ads target is a thing of its own, made from the audience: see `attend`
@@ -352,6 +353,7 @@ class Destination:
     modes: ClassVar[tuple[str, ...]] = ("mirror",)
     channel: ClassVar[str | None] = "ads"
     has_mark: ClassVar[bool] = True
+    undeletable: ClassVar[bool] = False
     made_with_members: ClassVar[bool] = False
     attends: ClassVar[bool] = False
     forgets_after_days: ClassVar[Mapping[str, int]] = {}

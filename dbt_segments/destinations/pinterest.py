@@ -114,6 +114,7 @@ class Pinterest(Destination):
     limits = Limits(members=10_000, requests_per_s=6, concurrency=1)
     operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.VENDOR_LACKS}
     one_click = True
+    undeletable = True
     made_with_members = True
     attends = True
     minimum = 100

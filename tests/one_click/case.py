@@ -40,6 +40,7 @@ class Case:
     syncs       how many syncs a change takes until it is there: 1, or more where jobs have to end
     renews      an expired access token is renewed; else a person has to
     label       a list's name at the platform -> the label that it stands for
+    deletes     its lists can be deleted; else they are emptied
     twice       the add call may be delivered twice; else that makes a second list, and nothing can be done about it
     """
 
@@ -54,6 +55,7 @@ class Case:
     syncs: int = 1
     renews: bool = True
     label: Callable[[str], str] = str
+    deletes: bool = True
     twice: bool = True
 
     def __str__(self) -> str:

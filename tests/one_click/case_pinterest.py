@@ -31,5 +31,6 @@ CASE = Case(
     _keys,
     add="create",
     label=lambda name: name.partition(" [dbt-segments:")[0],
+    deletes=False,
     twice=False,
 )

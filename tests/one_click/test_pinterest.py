@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import retry
+from dbt_segments import prune, retry
 from dbt_segments.sandbox.server import build, serve
 from tests.one_click.case_pinterest import CASE
 from tests.projects import DuckDBWarehouse
@@ -138,3 +138,19 @@ def test_a_mobile_id_goes_into_the_same_list(world: World) -> None:
     assert (result.counts.added, result.counts.unusable) == (1, 1), result
     assert world.held() == want(1) | {("record", sha(idfa.lower()))}
     assert len(world.audiences()) == 1
+
+
+def test_a_deleted_audience_leaves_an_empty_list_that_is_used_again(world: World) -> None:
+    """The list stays, with nobody in it; when the segment is back it is filled anew, and has an audience again."""
+    have(world, 100)
+    first = world.sync()
+    segments, world.segments = world.segments, {}
+    options = world.request().options
+    (pruned,) = prune.prune(options, (), "delete", act=True, lock_timeout_s=20.0, tell=lambda *said: None)
+    assert (pruned.done, pruned.note) == ("deleted", "the empty list stays: it cannot be deleted")
+    assert (world.held(), platform(world).report()["targets"]) == (set(), [])
+    world.segments = segments
+    have(world, 101)
+    again = world.sync()
+    assert (again.status, again.audience_id) == ("success", first.audience_id), again
+    assert (world.held(), len(platform(world).report()["targets"])) == (want(101), 1)
