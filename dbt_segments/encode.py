@@ -47,6 +47,7 @@ class Encoding(Coding):
     def removable(self) -> tuple[str, ...]:
         """Identifiers that a removal may carry, in the destination's order."""
         names = {*self.identifiers, *self.former}
+        names |= {self._alias(name) for name in names}
         return tuple(name for name in self.destination.identifiers if name in names)
 
     @property
@@ -58,6 +59,20 @@ class Encoding(Coding):
         """The destination's match units that this sync can fill."""
         have = set(self.identifiers)
         return tuple(tuple(unit) for unit in self.destination.units if have.issuperset(unit))
+
+    def kind_of(self, unit: Sequence[str]) -> str:
+        """The name of a match unit: `email`, or `first_name+last_name+country`.
+
+        Identifiers that a platform keeps in one field are one thing there, whichever column they come from: an id that
+        one member has as `idfa` and another as `maid` is a unit that they share.
+        """
+        return "+".join(self._alias(name) for name in unit)
+
+    def _alias(self, name: str) -> str:
+        """The first of the identifiers that the platform keeps in the field of this one."""
+        taken = self.destination.identifiers
+        own = (taken[name].field, taken[name].rule.hashed)
+        return next(other for other, accepts in taken.items() if (accepts.field, accepts.rule.hashed) == own)
 
     @property
     def lasting(self) -> str:
@@ -104,7 +119,7 @@ class Encoding(Coding):
             values = [f"max(case when kind = {literal(name)} then value end)"]
             for unit in (unit for unit in self.destination.units if len(unit) > 1 and name in unit):
                 part = f"split_part(value, chr(31), {list(unit).index(name) + 1})"
-                values.append(f"max(case when kind = {literal(kind_of(unit))} then {part} end)")
+                values.append(f"max(case when kind = {literal(self.kind_of(unit))} then {part} end)")
             cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
         row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
         payload = _payload_sql(self, stage, "e.", self.removable)
@@ -141,13 +156,13 @@ def _units_sql(coding: Encoding, table: str) -> str:
         columns = [quote(name) for name in unit]
         value = columns[0] if len(unit) == 1 else f"concat_ws(chr(31), {', '.join(columns)})"
         there = " and ".join(f"{column} is not null" for column in columns)
-        parts.append(f"select key, {literal(kind_of(unit))} as kind, {value} as value from {table} where {there}")
-    return " union all ".join(parts) or f"select key, '' as kind, '' as value from {table} where false"
-
-
-def kind_of(unit: Sequence[str]) -> str:
-    """The name of a match unit: `email`, or `first_name+last_name+country`."""
-    return "+".join(unit)
+        kind = literal(coding.kind_of(unit))
+        parts.append(f"select key, {kind} as kind, {value} as value from {table} where {there}")
+    # A member may have one id in two columns.
+    twice = len({coding.kind_of(unit) for unit in coding.kinds}) < len(parts)
+    return (" union " if twice else " union all ").join(
+        parts
+    ) or f"select key, '' as kind, '' as value from {table} where false"
 
 
 def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
@@ -159,7 +174,8 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
     for n, unit in enumerate(coding.kinds):
         columns = [f"e.{quote(name)}" for name in unit]
         value = columns[0] if len(unit) == 1 else f"concat_ws(chr(31), {', '.join(columns)})"
-        joins.append(f"left join refused_units r{n} on r{n}.kind = {literal(kind_of(unit))} and r{n}.value = {value}")
+        kind = literal(coding.kind_of(unit))
+        joins.append(f"left join refused_units r{n} on r{n}.kind = {kind} and r{n}.value = {value}")
         cells[unit[0]] = f"case when r{n}.value is null then {cells[unit[0]]} end"
         hit.append(f"r{n}.value is not null")
     columns_sql = ", ".join(
@@ -176,7 +192,7 @@ def _strip_refused(bench: duckdb.DuckDBPyConnection, coding: Encoding) -> None:
 
 def _usable_sql(coding: Encoding) -> str:
     """Condition on an encoded row: at least one lasting match unit is complete."""
-    lasting = [unit for unit in coding.kinds if kind_of(unit) not in coding.destination.forgets_after_days]
+    lasting = [unit for unit in coding.kinds if coding.kind_of(unit) not in coding.destination.forgets_after_days]
     complete = ("(" + " and ".join(f"{quote(name)} is not null" for name in unit) + ")" for unit in lasting)
     return " or ".join(complete) or "false"
 

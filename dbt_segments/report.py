@@ -331,14 +331,16 @@ def _others(counts: Counts, *, unchanged: bool = False) -> list[str]:
 
 
 def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list[str]]:
-    """The syncs without a note that several of them have, and one line in its place; JSON has them all."""
+    """The syncs without a note that several of them have, and one line in its place."""
     small = [sync for sync in syncs if any(note.startswith(_SMALL) for note in sync.notes)]
     if len(small) < 2:
         return list(syncs), []
     kept = [replace(sync, notes=tuple(note for note in sync.notes if not note.startswith(_SMALL))) for sync in syncs]
-    return kept, [
-        f"{_SMALL}: {len(small)} audiences have fewer members than their platforms use (`--output json` names them)"
-    ]
+    of_segment: dict[str, list[str]] = {}
+    for sync in small:
+        of_segment.setdefault(sync.segment, []).append(sync.destination)
+    named = "; ".join(f"{segment} -> {', '.join(names)}" for segment, names in of_segment.items())
+    return kept, [f"{_SMALL}: fewer members than the platform uses: {named}"]
 
 
 def _with_notes(

@@ -32,10 +32,17 @@ _BOTH_IN_CI = (
 )
 
 
+# What kills, breaks and plays at random takes minutes; of the platforms the default suite takes the plain cases.
+_LONG = ("kill", "properties", "torture")
+_PLAIN = ("test_a_first_sync", "test_who_enters", "test_a_shared_identifier", "test_an_audience_that_was_deleted")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the PostgreSQL half of the long scenario files as slow, so that the default suite stays short."""
+    """Mark as slow what `.ci/run` runs besides, so that the default suite stays short."""
     for item in items:
-        if item.get_closest_marker("postgres") and item.path.stem in _BOTH_IN_CI:
+        both = item.get_closest_marker("postgres") and item.path.stem in _BOTH_IN_CI
+        of_platform = item.path.stem == "test_platforms" and not item.name.startswith(_PLAIN)
+        if both or of_platform or item.path.parent.name in _LONG:
             item.add_marker("slow")
 
 
