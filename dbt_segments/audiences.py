@@ -162,6 +162,13 @@ class Resolver:
 
     def _find(self, sync: Sync, intended: tuple[str, str] | None) -> Audience | None:
         """An audience that an earlier, interrupted run of this sync made; holds on one that is somebody else's."""
+        # Where there is no place for a mark, what a run made before it died is known by the name that it intended.
+        sought = intended[0] if intended is not None and not self._destination.has_mark else None
+        if sought is not None:
+            mine = [a for a in self._play(self._destination.find(PREFIX, sought)) if a.name == sought]
+            if len(mine) == 1:
+                self._record(sync, mine[0], "created", "")
+                return mine[0]
         found = self._play(self._destination.find(PREFIX, sync.audience_name))
         ours = [a for a in found if self._is_ours(a, sync)]
         if ours:
@@ -169,9 +176,6 @@ class Resolver:
             self._record(sync, audience, "created", audience.mark)
             return audience
         others = [a for a in found if a.name == sync.audience_name]
-        if intended is not None and not self._destination.has_mark and len(others) == 1:
-            self._record(sync, others[0], "created", "")
-            return others[0]
         foreign = [a for a in found if a.mark and (a.name == sync.audience_name or sync_of(a.mark) == sync.id)]
         if foreign:
             raise AudienceHeldError(
@@ -196,11 +200,10 @@ class Resolver:
 
     def _create(self, sync: Sync, intended: tuple[str, str] | None) -> Audience:
         """Make it, the intention first. An answer that never came is mended by the next run, which finds the mark."""
-        name, mark = intended or (
-            sync.audience_name,
-            mark_of(self._store.state_id, sync.id, secrets.token_hex(4)),
-        )
-        if intended is None:
+        name = sync.audience_name
+        mark = intended[1] if intended else mark_of(self._store.state_id, sync.id, secrets.token_hex(4))
+        # The name that was intended may have been refused, and another one written since.
+        if intended is None or intended[0] != name:
             self._record(sync, Audience("", name), "intended", mark)
         if self._destination.made_with_members:
             return Audience("", name, mark, self._destination.account())

@@ -180,7 +180,8 @@ def _wrong_kind(item: DestinationItem, platform: type[Destination], segment: Seg
     if isinstance(item, SyncItem):
         return _wrong_classic(item, platform, segment)
     if not platform.one_click:
-        return f"{platform.type} is no ad platform, so it cannot stand under `destinations`", "write it under `syncs`"
+        message = f"{platform.type} takes no one-click syncs, so it cannot stand under `destinations`"
+        return message, "write it under `syncs`"
     if segment.entity.kind != "person":
         entity = segment.entity
         message = f"one-click needs an entity of kind person; `{entity.name}` is of kind {entity.kind}"

@@ -389,7 +389,7 @@ def _set(manifest: dict[str, Any], unique_id: str, path: str, value: Any) -> Non
             VIPS,
             "segment.destinations.1",
             "crm",
-            "models/schema.yml: vips: segment.destinations[1]: crm is no ad platform, so it cannot stand under "
+            "models/schema.yml: vips: segment.destinations[1]: crm takes no one-click syncs, so it cannot stand under "
             "`destinations` (write it under `syncs`)",
         ),
         (

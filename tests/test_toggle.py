@@ -195,7 +195,7 @@ def test_a_block_in_sql_is_refused(world: World) -> None:
     [
         (("enable", "vipp", "meta"), "there is no segment `vipp`", "did you mean `vip`?"),
         (("enable", "vip", "meat"), "there is no connection `meat`", "did you mean `meta`?"),
-        (("enable", "vip", "hook"), "hook is no ad platform", "write it under `syncs`"),
+        (("enable", "vip", "hook"), "hook takes no one-click syncs", "write it under `syncs`"),
         (("disable", "vip", "hook"), "vip has no sync to hook", "dbt-segments list"),
         (("add", "vip", "--to", "meta_emea"), "has a sync to meta_emea already", "enable vip meta_emea"),
         (("add", "vip", "--to", "hook", "--mode", "upset"), "segment.syncs.mode", "did you mean `upsert`?"),

@@ -289,3 +289,16 @@ def test_a_run_that_dies_is_mended_by_the_next(shop: Shop, moment: str, request_
     for _ in range(2 * shop.case.syncs):
         shop.sync()
     assert shop.held() == shop.want(BOB, CY)
+
+
+def test_another_name_helps_where_one_was_refused(shop: Shop) -> None:
+    """The platform refuses to make the list; the user writes another name, and that one is made, once."""
+    shop.have([ADA, CY])
+    shop.fault(kind="status", status=400, match={"op": "create"})
+    assert shop.sync().status == "failed"
+    shop.world.segments["vip"]["destinations"] = [{"to": shop.case.name, "audience_name": "Best buyers"}]
+    for _ in range(_MENDS * shop.case.syncs):
+        last = shop.sync()
+    assert last.exit_code == 0, last
+    assert [shop.case.label(one["name"]) for one in shop.world.audiences()] == ["Best buyers"]
+    assert shop.held() == shop.want(ADA, CY)
