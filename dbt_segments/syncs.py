@@ -151,7 +151,10 @@ class SyncReader:
             orphan=item.orphan or self.settings.orphans,
             import_sizes=self.settings.import_sizes if item.import_sizes is None else item.import_sizes,
             hold=item.hold.over(self.settings.hold),
-            former_ids=tuple(_sync_id(segment.model.package, old, item.to, object_) for old in segment.renamed_from),
+            # An id that is written down outlives a rename by itself; a new one begins anew.
+            former_ids=()
+            if item.id
+            else tuple(_sync_id(segment.model.package, old, item.to, object_) for old in segment.renamed_from),
         )
 
 

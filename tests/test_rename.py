@@ -80,3 +80,21 @@ def test_a_long_chain_of_shared_units_is_asserted_whole(world: World) -> None:
     world.sync()
     expected = {email(row[1]) for row in rows[1:]} | {phone(f"1201555{(row[0] + 1) // 2:04d}") for row in rows[1:]}
     assert world.held() == expected
+
+
+def test_a_new_id_begins_anew_after_a_rename(world: World) -> None:
+    """`id:` is the way out where an audience has vanished, also for a model that was renamed: nothing is inherited."""
+    world.segment([1, 2, 3])
+    world.sync()
+    world.segments = RENAMED
+    world.segment([1, 2, 3], "gold")
+    world.sync()
+    [audience] = world.serving.sandbox.platforms["meta"].audiences.values()  # type: ignore[union-attr]
+    audience.deleted = True
+    world.segment([1, 2], "gold")
+    result = world.sync()
+    assert (result.status, "no longer exists" in result.reason) == ("failed", True), result
+    world.segments = {"gold": {**RENAMED["gold"], "destinations": [{"to": "meta", "id": "again"}]}}
+    result = world.sync()
+    assert (result.status, result.counts.added) == ("success", 2), result
+    assert world.held() == {email(name) for name in NAMES[:2]}
