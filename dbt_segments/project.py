@@ -23,7 +23,7 @@ from dbt_segments.state import locks
 from dbt_segments.state import schema as schemas
 from dbt_segments.state.store import Store
 from dbt_segments.values import Registry, Sync
-from dbt_segments.warehouse import Profile, Session, Warehouse, load_profile, quote
+from dbt_segments.warehouse import Profile, Session, Warehouse, close_dbts_own, load_profile, quote
 
 # A run holds a DuckDB file for moments only; dbt may hold it for longer, and then a reader says so.
 READ_TIMEOUT_S = 20.0
@@ -211,6 +211,8 @@ def open_project(
         if state_profile.path is not None:
             _require_file(state_profile.path)
             if alone:
+                if profile.kind == "duckdb":
+                    close_dbts_own()  # whoever has the lock may be waiting for that very file
                 stack.enter_context(locks.file_lock(state_profile.path, lock_timeout_s, tell))
         with _started(state, lock_timeout_s) as session:
             # Commands that only look make an empty state too: what counts is whether anything was ever sent.

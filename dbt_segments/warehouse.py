@@ -208,13 +208,13 @@ def _open_file(connection: Any) -> Any:
     """
     from dbt.adapters.duckdb import environments
 
-    _close_dbts_own()
+    close_dbts_own()
     connection.handle = environments.create(connection.credentials).handle()
     return connection
 
 
-def _close_dbts_own() -> None:
-    """dbt keeps its file open in this process after a command."""
+def close_dbts_own() -> None:
+    """Let go of the DuckDB file that dbt keeps open in this process after a command."""
     manager = _manager("duckdb")
     with manager._LOCK:
         if manager._ENV is not None:

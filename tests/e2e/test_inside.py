@@ -19,6 +19,7 @@ from dbt_common.events.base_types import EventMsg
 
 import dbt_segments
 from dbt_segments import pipeline, plugin
+from dbt_segments.state import locks
 from tests.e2e.shell import Ended, Platform, command, platform
 from tests.projects import DbtProject, DuckDBWarehouse, Warehouse, make_project, no_open_warehouse
 
@@ -432,3 +433,19 @@ def test_the_process_dbt(shop: Shop) -> None:
     assert {level for level, _ in notes(done.stdout)} == {"info", "error"}
     assert (done.returncode, done.stderr) == (1, "")
     assert shop.meta.people() == {"picked": 2, "first": 1}
+
+
+@duckdb_only
+def test_dbt_lets_go_of_its_file_before_it_waits(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While dbt's own sync waits for another run, that run can open the DuckDB file: else each waits for the other."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    file_lock, kept_open = locks.file_lock, []
+
+    def noting(*arguments: Any) -> Any:
+        kept_open.append(DuckDBConnectionManager._ENV is not None)
+        return file_lock(*arguments)
+
+    monkeypatch.setattr(locks, "file_lock", noting)
+    assert shop.program("build").code == 0
+    assert kept_open == [False]
