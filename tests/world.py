@@ -78,7 +78,7 @@ class World:
         """Replace the entity: (customer_id, email, phone, country, ads_consent); short rows are filled with nulls."""
         self._table(
             "customers",
-            f"customer_id {key}, email varchar(200), phone varchar(60), country varchar(60), ads_consent boolean",
+            f"customer_id {key}, email varchar(200), phone varchar(100), country varchar(60), ads_consent boolean",
             [tuple(row) + (None,) * (5 - len(row)) for row in rows],
         )
 

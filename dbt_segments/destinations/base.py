@@ -446,7 +446,10 @@ class Destination:
     # -- flows ------------------------------------------------------------------------------------------------
 
     def find(self, mark: str, name: str) -> Flow[list[Audience]]:
-        """Every audience that carries `mark`, or the name, ours or not; the caller decides."""
+        """Every audience that carries `mark`, or the name, ours or not; the caller decides.
+
+        mark  whole, or only its first parts: "dbt-segments:" means every mark of ours
+        """
         raise NotImplementedError
 
     def get(self, audience_id: str) -> Flow[Audience]:

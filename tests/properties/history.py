@@ -8,29 +8,35 @@ Everything random comes from the seed: one writer, one request at a time, no wai
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import random
-import sys
+import ssl
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import duckdb
+
 from dbt_segments import deliver, pipeline
 from dbt_segments.destinations.base import Limits
 from dbt_segments.destinations.meta import Meta
+from dbt_segments.errors import SegmentsError
 from dbt_segments.retry import Budget
 from dbt_segments.send import Sender
-from dbt_segments.state.store import Store
 from dbt_segments.values import SyncResult
-from tests.projects import DuckDBWarehouse, Warehouse
-from tests.properties.model import KINDS, Person, Truth, Unit, raw, sent, some
+from tests.projects import DuckDBWarehouse, PostgresWarehouse, Warehouse
+from tests.properties.faults import Faults, Killed
+from tests.properties.model import raw, sent
+from tests.properties.shop import STAGE, Shop, Size, is_asynchronous
 from tests.scripted import destination as scripted
-from tests.scripted.server import ScriptedPlatform, serve_scripted
+from tests.scripted.server import serve_scripted
 from tests.world import World, make_world, sandbox
 
 SHAPES = (
@@ -42,275 +48,152 @@ SHAPES = (
     "scripted_replace",
     "scripted_dedup",
     "scripted_blind",
+    "scripted_oauth",
 )
 _META_FIELDS = {"email": "EMAIL", "phone": "PHONE", "external_id": "EXTERN_ID"}
-_SAME_FIELDS = {kind: kind for kind in KINDS}
-# Syncs without faults until everything must be right; every job takes one more.
-_MENDS = 3
-_COLUMNS = {"email": "email", "phone": "phone", "external_id": "country"}
+_SAME_FIELDS = {kind: kind for kind in ("email", "phone", "external_id")}
+# Syncs without faults until everything must be right: one; where batches become jobs, as many as these may need.
+_MENDS = 1
+_MENDS_WITH_JOBS = 12
+
+SMALL = Size()
+LONG = Size(steps=12)
+LARGE = Size(keys=120, pool=160, batch=25, steps=4)
 
 
 class Mismatch(AssertionError):
     """The engine and the reference differ; the message says what and when."""
 
 
-class Killed(BaseException):
-    """The process died here, as far as an exception can play that."""
+@dataclass
+class Played:
+    """What happened in a history.
 
+    mends  syncs without faults until the destination was right
+    """
 
-@dataclass(frozen=True)
-class Size:
-    """How large a history is: `keys` of customers, values drawn from a `pool`, members per batch, steps."""
-
-    keys: int = 14
-    pool: int = 12
-    batch: int = 3
-    steps: int = 6
-
-
-SMALL = Size()
-LARGE = Size(keys=120, pool=160, batch=25, steps=4)
+    steps: int = 0
+    syncs: int = 0
+    mends: int = 0
+    met: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
 
 
 class History:
     """One world and its reference; `play` raises Mismatch."""
 
-    def __init__(self, world: World, shape: str, seed: int, size: Size, say: Callable[[str], None]) -> None:
+    def __init__(self, world: World, shape: str, rng: random.Random, size: Size, say: Callable[[str], None]) -> None:
         self.world = world
-        self.shape = shape
-        self.rng = random.Random(f"{shape} {seed}")
+        self.rng = rng
         self.size = size
         self.say = say
         self.fields = _META_FIELDS if shape == "meta" else _SAME_FIELDS
-        self.kinds = ("email", "phone") if shape == "meta" else KINDS
-        self.truth = Truth(kinds=self.kinds[: 1 + self.rng.randrange(len(self.kinds))])
-        self.truth.consents = self.rng.random() < 0.7
-        self.needs_full = False
-        self.poison: set[Unit] = set()
-        self.killed_at: tuple[str, int] | None = None
-
-    # -- the world ----------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        rng, size, truth = self.rng, self.size, self.truth
-        for key in range(1, size.keys + 1):
-            truth.people[key] = self._person()
-        truth.segment = {key for key in truth.people if rng.random() < 0.7}
-        truth.suppressed = {key for key in truth.people if rng.random() < 0.05}
-        if truth.consents:
-            self.world.consent = {"ads": "ads_consent"}
-        self.world.suppress = ["opt_outs"]
-        if self.shape != "meta":
-            self.world.connections = {"meta": {"type": self.shape, "base_url": self.world.url}}
-
-    def _person(self) -> Person:
-        rng = self.rng
-        cells = {kind: some(rng, kind, self.size.pool) for kind in self.kinds}
-        return Person(**cells, consent=rng.choice((True,) * 8 + (False, None)))
-
-    def write(self) -> None:
-        truth = self.truth
-        self.world.identifiers = {kind: _COLUMNS[kind] for kind in truth.kinds}
-        self.world.customers(
-            [(k, p.email.text, p.phone.text, p.external_id.text, p.consent) for k, p in sorted(truth.people.items())]
-        )
-        self.world.segment(sorted(truth.segment))
-        self.world.opt_outs(sorted(truth.suppressed))
-
-    # -- changes ------------------------------------------------------------------------------------------
-
-    def change(self) -> None:
-        kinds_of_change = (
-            self._enter,
-            self._leave,
-            self._new_value,
-            self._new_value,
-            self._swap,
-            self._respell,
-            self._share,
-            self._suppress,
-            self._restore,
-            self._consent,
-            self._forget,
-            self._identifiers,
-        )
-        count = self.rng.choice((0, 1, 1, 2, 3, 5)) * (1 if self.size.keys < 50 else 6)
-        for _ in range(count):
-            self.rng.choice(kinds_of_change)()
-
-    def _key(self) -> int:
-        return self.rng.choice(sorted(self.truth.people))
-
-    def _enter(self) -> None:
-        key = self._key() if self.rng.random() < 0.8 else max(self.truth.people) + 1
-        self.truth.people.setdefault(key, self._person())
-        self.truth.segment.add(key)
-        self.say(f"  enter {key}")
-
-    def _leave(self) -> None:
-        if len(self.truth.segment) > 1:
-            key = self.rng.choice(sorted(self.truth.segment))
-            self.truth.segment.discard(key)
-            self.say(f"  leave {key}")
-
-    def _set(self, key: int, person: Person, word: str) -> None:
-        self.truth.people[key] = person
-        self.say(f"  {word} {key}: {person.email.text!r} {person.phone.text!r} {person.external_id.text!r}")
-
-    def _new_value(self) -> None:
-        key, kind = self._key(), self.rng.choice(self.kinds)
-        person = self.truth.people[key].with_cell(kind, some(self.rng, kind, self.size.pool))
-        self._set(key, person, "value")
-
-    def _swap(self) -> None:
-        one, other, kind = self._key(), self._key(), self.rng.choice(self.kinds)
-        a, b = getattr(self.truth.people[one], kind), getattr(self.truth.people[other], kind)
-        self._set(one, self.truth.people[one].with_cell(kind, b), "swap")
-        self._set(other, self.truth.people[other].with_cell(kind, a), "swap")
-
-    def _respell(self) -> None:
-        key, kind = self._key(), self.rng.choice(("email", "phone"))
-        cell = getattr(self.truth.people[key], kind)
-        if cell.unit is not None:
-            digits = "".join(filter(str.isdigit, cell.unit[1]))
-            number = int(digits) if kind == "email" else int(digits[-4:]) - 100
-            again = raw(kind, number, self.rng.randrange(4))
-            assert again.unit == cell.unit
-            self._set(key, self.truth.people[key].with_cell(kind, again), "respell")
-
-    def _share(self) -> None:
-        one, other, kind = self._key(), self._key(), self.rng.choice(self.kinds)
-        cell = getattr(self.truth.people[other], kind)
-        self._set(one, self.truth.people[one].with_cell(kind, cell), f"share {other}'s {kind} with")
-
-    def _suppress(self) -> None:
-        key = self._key()
-        self.truth.suppressed.add(key)
-        self.say(f"  suppress {key}")
-
-    def _restore(self) -> None:
-        if self.truth.suppressed:
-            key = self.rng.choice(sorted(self.truth.suppressed))
-            self.truth.suppressed.discard(key)
-            self.say(f"  restore {key}")
-
-    def _consent(self) -> None:
-        key, consent = self._key(), self.rng.choice((True, True, False, None))
-        self.truth.people[key] = replace(self.truth.people[key], consent=consent)
-        self.say(f"  consent {key}: {consent}")
-
-    def _forget(self) -> None:
-        """Delete a row of the entity; the segment, and the suppression list, may still name it."""
-        if len(self.truth.people) > 4 and self.rng.random() < 0.5:
-            key = self._key()
-            del self.truth.people[key]
-            self.say(f"  delete {key}")
-
-    def _identifiers(self) -> None:
-        if self.rng.random() < 0.3:
-            count = 1 + self.rng.randrange(len(self.kinds))
-            chosen = set(self.rng.sample(self.kinds, count))
-            self.truth.kinds = tuple(kind for kind in self.kinds if kind in chosen)
-            self.say(f"  identifiers {self.truth.kinds}")
-
-    # -- faults -------------------------------------------------------------------------------------------
-
-    def break_(self) -> None:
-        """Queue some faults for the next sync."""
-        rng = self.rng
-        for _ in range(rng.choice((0, 1, 1, 2, 3))):
-            fault: dict[str, Any] = {"kind": rng.choice(_KINDS_OF_FAULT)}
-            op = rng.choice(("add", "remove", "remove", "replace", "poll", "create", "find", "get", None))
-            op = "replace" if self.shape == "scripted_replace" and op in ("add", "remove") else op
-            if fault["kind"] == "status":
-                fault["status"] = rng.choice((500, 503, 429, 400))
-                fault["applied"] = fault["status"] >= 500 and rng.random() < 0.4
-            elif fault["kind"] in ("html", "truncated", "empty"):
-                fault["applied"] = rng.random() < 0.5
-            elif fault["kind"] == "too_small":
-                op = "remove"
-            elif fault["kind"] == "partial":
-                op = "replace" if self.shape == "scripted_replace" else "add"
-                self.needs_full = True
-            elif fault["kind"] == "duplicate" and op not in ("add", "remove", "replace"):
-                op = "add"  # a creation that arrives twice makes two lists whatever the sender does
-            fault |= {"times": rng.choice((1, 2, 2, 3)), "after": rng.choice((0, 0, 0, 1, 2))}
-            if op is not None:
-                fault["match"] = {"op": op}
-            self.world.serving.sandbox.faults.add(fault)  # type: ignore[union-attr]
-            self.say(f"  fault {fault}")
-        if rng.random() < 0.25:
-            self.killed_at = (rng.choice(_PLACES), rng.randrange(1, 5))
-            self.say(f"  killed {self.killed_at}")
-        if self.shape != "meta":
-            self._policies()
-
-    @property
-    def _platform(self) -> ScriptedPlatform:
-        found = self.world.serving.sandbox.platforms[ScriptedPlatform.name]  # type: ignore[union-attr]
-        assert isinstance(found, ScriptedPlatform)
-        return found
-
-    def _policies(self) -> None:
-        rng, policy = self.rng, self._platform.policy
-        if self.shape == "scripted_async":
-            policy["finish_after_polls"] = rng.choice((1, 1, 2, 3))
-            policy["fail_after_polls"] = rng.choice((None, None, 1, 2))
-            policy["lose_after_polls"] = rng.choice((None, None, 1, 2))
-            policy["lost_applied"] = rng.random() < 0.5
-        if rng.random() < 0.3:
-            found = sorted(self.truth.allowed())
-            self.poison = set(rng.sample(found, min(len(found), rng.choice((0, 1, 2)))))
-            policy["refuse"] = {value: "unwelcome" for _, value in sent(self.poison, self.fields)}
-            self.needs_full |= bool(self.poison)
-        changed = {k: v for k, v in policy.items() if k != "refuse" and v != self._platform.defaults.get(k)}
-        self.say(f"  policy {changed}, refuses {sorted(self.poison)}")
-
-    def mend(self) -> None:
-        self.world.serving.sandbox.faults.clear()  # type: ignore[union-attr]
-        self.killed_at = None
-        if self.shape != "meta":
-            self.poison = set()
-            self._platform.policy.update(
-                finish_after_polls=1, fail_after_polls=None, lose_after_polls=None, lost_applied=False, refuse={}
-            )
+        self.shop = Shop(world, shape, rng, size, say)
+        self.truth = self.shop.truth
+        self.faults = Faults(self.shop, rng, self.fields, say)
+        self.played = Played(met=self.faults.met, changed=self.shop.changed)
+        self.clean = False
 
     # -- syncs --------------------------------------------------------------------------------------------
 
-    def sync(self, **options: Any) -> SyncResult | None:
-        """One sync; None where it was killed."""
-        self.write()
-        self.truth.note()
+    def sync(self, **options: Any) -> list[SyncResult] | None:
+        """One sync to each destination; None where it was killed, or failed as a whole."""
+        self.shop.write()
+        if self.shop.active:
+            self.truth.note()
+        self.faults.calls()
+        lists = self._lists()
+        met = self.faults.met.total()
+        self.played.syncs += 1
         try:
-            with _killing(self.killed_at):
-                result = self.world.sync(**options)
+            with self.faults.during():
+                results = list(self.world.run(**options).syncs)
         except Killed:
             self.say("  was killed")
-            return None
-        finally:
-            self.killed_at = None
-        self.say(f"  {options or ''} -> {result.status} {result.reason} {result.counts} requests={result.requests}")
-        if result.reason.startswith("bug"):
-            raise Mismatch(result.reason)
-        return result
+            results = None
+        except SegmentsError as error:
+            if self.faults.met.total() == met:
+                raise Mismatch(f"it ended without a fault: {error.message}") from None
+            self.say(f"  ended: {error.message}")
+            results = None
+        except AssertionError:
+            raise
+        except Exception as error:
+            where = "".join(traceback.format_exception(error, limit=-4))
+            raise Mismatch(f"a bug: {type(error).__name__}: {error}\n{where}") from None
+        calls = self.faults.calls()
+        self.clean = self.faults.met.total() == met
+        if not self.clean:
+            self._let_leases_end()
+        for one in results or ():
+            self.say(f"  {options or ''} {one.sync_id} -> {one.status} {one.reason} {one.counts} {one.requests}")
+        self._check(results, calls, lists, options)
+        return results
 
-    def held(self) -> set[tuple[str, str]]:
-        audiences = self.world.audiences()
-        if len(audiences) > 1:
-            raise Mismatch(f"{len(audiences)} audiences instead of one")
-        return {(name, value) for name, value in audiences[0]["keys"]} if audiences else set()
+    def _check(
+        self, results: list[SyncResult] | None, calls: list[dict[str, Any]], lists: int, options: dict[str, Any]
+    ) -> None:
+        """What holds after every sync, whatever it met."""
+        if not self.shop.active and (results or calls):
+            raise Mismatch(f"the sync is switched off, and yet: {results} {calls}")
+        if options.get("target") == STAGE:
+            if calls or any(one.reason != "target_not_allowed" for one in results or () if one.status != "failed"):
+                raise Mismatch(f"target {STAGE} may not send, and yet: {results} {calls}")
+            self.faults.met["not_allowed"] += 1
+        if self.faults.gone is not None and results is not None:
+            self._check_gone(results, lists)
+        for one in results or ():
+            self.faults.met["not_due"] += one.reason == "not_due"
+            if self.shop.held and self.shop.active and "target" not in options:
+                self.faults.met["held"] += one.status == "held"
+                if one.status in ("success", "noop", "partial"):
+                    raise Mismatch(f"{one.sync_id} is {one.status} although the segment is broken or empty")
 
-    def compare(self, when: str) -> None:
-        held = self.held()
+    def _check_gone(self, results: list[SyncResult], lists: int) -> None:
+        """A deleted audience is told, and nobody makes another one."""
+        if self._lists() > lists:
+            raise Mismatch("an audience that was deleted was made again")
+        for one in results:
+            if one.destination == self.faults.gone and "no longer exists" in one.reason:
+                self.faults.met["deleted"] += 1
+            elif one.destination == self.faults.gone and self.clean and one.status in ("success", "partial"):
+                raise Mismatch(f"the audience is deleted, and yet: {one.status} {one.reason}")
+
+    def _lists(self) -> int:
+        """How many audiences were ever made."""
+        with self.faults.sandbox.lock:
+            return len(self.faults.platform.audiences)
+
+    def _let_leases_end(self) -> None:
+        """What time does to the lease of a dead run; on DuckDB there is none."""
+        schema = f"{self.world.warehouse.schema}_dbt_segments"
+        if self.world.warehouse.type == "postgres" and self.world.sql(f"select to_regclass('{schema}.leases')") != [
+            (None,)
+        ]:
+            self.world.sql(f"update {schema}.leases set expires_at = expires_at - interval '400 days'")
+
+    # -- what is held -------------------------------------------------------------------------------------
+
+    def held(self, connection: str) -> set[tuple[str, str]]:
+        """Every identifier whose person is in a destination's audience now."""
+        account = self.faults.account(connection)
+        found = [audience for audience in self.world.audiences() if audience["account"] == account]
+        if len(found) > 1:
+            raise Mismatch(f"{len(found)} audiences instead of one")
+        return {(name, value) for name, value in found[0]["keys"]} if found else set()
+
+    def compare(self, connection: str, when: str) -> None:
+        """Identifier by identifier."""
+        held = self.held(connection)
         missing = sent(self.truth.required(), self.fields) - held
         extra = held - sent(self.truth.allowed(), self.fields)
         if missing or extra:
-            raise Mismatch(f"{when}: missing {self._names(missing)}, too many {self._names(extra)}")
+            raise Mismatch(f"{when}: {connection}: missing {self._names(missing)}, too many {self._names(extra)}")
 
     def _names(self, keys: set[tuple[str, str]]) -> list[str]:
         known: dict[tuple[str, str], str] = {}
         for number in range(-2, self.size.pool + 1):
-            for kind in self.kinds:
+            for kind in self.shop.kinds:
                 unit = raw(kind, number).unit
                 assert unit is not None
                 known |= dict.fromkeys(sent({unit}, self.fields), f"{kind} {unit[1]}")
@@ -319,127 +202,121 @@ class History:
     def judge(self, result: SyncResult, when: str) -> None:
         """What a single result claims must be so already."""
         settled = result.exit_code == 0 and result.counts.pending == 0 and result.counts.rejected == 0
-        if result.status in ("success", "noop") and settled and not self.needs_full:
-            self.compare(f"{when}, which said {result.status}")
+        if result.status == "noop" and result.destination == self.faults.gone:
+            return
+        if result.status in ("success", "noop") and settled and not self.faults.needs_full:
+            self.compare(result.destination, f"{when}, which said {result.status}")
 
     def refusals_are_out(self, when: str) -> None:
         """Invariant 13, for a sync without faults that was held or not."""
-        present = self.held() & sent(self.truth.refused(), self.fields)
-        if present:
-            raise Mismatch(f"{when}: refused but in: {self._names(present)}")
+        for connection, shape in self.shop.shapes.items():
+            if is_asynchronous(shape) or shape == "scripted_replace" or connection == self.faults.gone:
+                continue
+            present = self.held(connection) & sent(self.truth.refused(), self.fields)
+            if present:
+                raise Mismatch(f"{when}: {connection}: refused but in: {self._names(present)}")
 
-    def play(self) -> None:
-        rng = self.rng
-        self.begin()
+    # -- steps --------------------------------------------------------------------------------------------
+
+    def play(self) -> Played:
+        """Every step, then no more faults."""
         for step in range(self.size.steps):
             self.say(f"step {step}")
-            if step:
-                self.change()
-            quiet = rng.random() < 0.35
-            if not quiet:
-                self.break_()
-            options = self._options()
-            result = self.sync(**options)
-            if result is not None:
-                self.judge(result, f"step {step}")
-            if quiet or rng.random() < 0.5:
-                self.mend()
+            self.step(step)
         self.say("mend")
-        self.mend()
         self.finish()
+        return self.played
+
+    def step(self, number: int) -> None:
+        """Something changes, something breaks, a sync runs, and perhaps somebody mends what broke."""
+        rng = self.rng
+        self.played.steps += 1
+        if number:
+            self.shop.change()
+        quiet = rng.random() < 0.35
+        if not quiet:
+            self.faults.arm()
+        self.sync_and_judge(f"step {number}")
+        if rng.random() < 0.4:
+            self.faults.recover_gone()
+        if quiet or rng.random() < 0.5:
+            self.faults.mend()
+
+    def sync_and_judge(self, when: str) -> None:
+        """A sync with any options, and what its results claim."""
+        results = self.sync(**self._options())
+        for one in results or ():
+            self.judge(one, when)
+        if results and self.clean and all(one.status == "held" for one in results) and not self.faults.needs_full:
+            self.refusals_are_out(f"{when}, held")
+
+    def use(self, luck: random.Random) -> None:
+        """From now on everything random comes from here."""
+        self.rng = self.shop.rng = self.faults.rng = luck
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {}
         if self.rng.random() < 0.1:
             options["full"] = True
-        if self.size.keys >= 50 and self.rng.random() < 0.5:
-            options["allow_removals"] = ("vip",)
+        if self.shop.strict and self.shop.active and self.rng.random() < 0.5:
+            options["allow_removals"] = (self.shop.name,)
+        chance = self.rng.random()
+        if chance < 0.08:
+            options["target"] = STAGE
+        elif chance < 0.16:
+            options["now"] = False
         return options
 
     def finish(self) -> None:
         """Without faults the engine must get there, and then be still."""
-        if not self.truth.segment & self.truth.people.keys():
-            self._enter_anyone()
-        mends = 12 if self.shape == "scripted_async" else _MENDS
-        if self.size.keys >= 50:
-            result = self.sync()
-            if result is not None and not self.needs_full:
-                self.refusals_are_out("after a sync without faults, held or not")
-        release: dict[str, Any] = {"allow_removals": ("vip",)} if self.size.keys >= 50 else {}
-        full = {"full": True} if self.needs_full else {}
-        if full:
+        self.faults.mend()
+        self.faults.recover_gone()
+        self.shop.mend()
+        truth = self.truth
+        if not truth.segment & truth.people.keys():
+            truth.segment.add(self.rng.choice(sorted(truth.people)))
+        release: dict[str, Any] = {}
+        if self.shop.strict:
+            release = {"allow_removals": (self.shop.name,)}
+            if self.rng.random() < 0.5:
+                self.sync()
+                if not self.faults.needs_full:
+                    self.refusals_are_out("after a sync without faults, held or not")
+        jobs = any(is_asynchronous(shape) for shape in self.shop.shapes.values())
+        mends = _MENDS_WITH_JOBS if jobs else _MENDS
+        if self.faults.needs_full:
             # A job may still run that the full resync would have to wait for.
-            for _ in range(mends if self.shape == "scripted_async" else 1):
+            for _ in range(mends if jobs else 0):
                 self.sync(**release)
-        result = self.sync(**release, **full)
-        self.needs_full = False
-        for _ in range(mends - 1):
-            assert result is not None
-            if self._is_right() and result.status == "noop":
+            release["full"] = True
+            self.faults.needs_full = False
+        for number in range(1, mends + 1):
+            results = self.sync(**release)
+            release.pop("full", None)
+            self.played.mends = number
+            if self._is_right() and all(one.counts.pending == 0 for one in results or ()):
                 break
-            result = self.sync(**release)
-        self.compare("in the end")
-        result = self.sync()
-        if result is None or (result.status, result.requests) != ("noop", 0):
-            raise Mismatch(f"one more sync was no noop: {result}")
-        self.compare("after the noop")
-        violations = [v for found in self.world.serving.state()["violations"].values() for v in found]  # type: ignore[union-attr]
+        for connection in self.shop.shapes:
+            self.compare(connection, f"after {self.played.mends} syncs without faults")
+        self._be_still()
+
+    def _be_still(self) -> None:
+        results = self.sync()
+        if results is None or any((one.status, one.requests) != ("noop", 0) for one in results):
+            raise Mismatch(f"one more sync was no noop: {results}")
+        for connection in self.shop.shapes:
+            self.compare(connection, "after the noop")
+        violations = [text for platform in self.faults.sandbox.platforms.values() for text in platform.violations]
         if violations:
             raise Mismatch(f"violations: {violations}")
 
-    def _enter_anyone(self) -> None:
-        self.truth.segment.add(self._key())
-
     def _is_right(self) -> bool:
         try:
-            self.compare("")
+            for connection in self.shop.shapes:
+                self.compare(connection, "")
         except Mismatch:
             return False
         return True
-
-
-_KINDS_OF_FAULT = (
-    "reset_before",
-    "reset_after",
-    "reset_after",
-    "status",
-    "status",
-    "throttle",
-    "duplicate",
-    "too_small",
-    "partial",
-    "html",
-    "truncated",
-    "empty",
-    "expired_token",
-    "gone",
-)
-_PLACES = ("before request", "after request", "before log", "after log", "before point", "after point")
-
-
-@contextlib.contextmanager
-def _killing(at: tuple[str, int] | None) -> Iterator[None]:
-    """Within it the process dies at the n-th time it passes a place."""
-    if at is None:
-        yield
-        return
-    place, left = at
-    when, what = place.split()
-    owner, name = {"request": (Sender, "_roundtrip"), "log": (Store, "log"), "point": (Store, "point")}[what]
-    original = getattr(owner, name)
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0 and when == "before":
-            raise Killed
-        found = original(*args, **kwargs)
-        if left == 0:
-            raise Killed
-        return found
-
-    with mock.patch.object(owner, name, dying):
-        yield
 
 
 @contextlib.contextmanager
@@ -459,40 +336,74 @@ def surroundings(shape: str, size: Size) -> Iterator[Any]:
         yield stack.enter_context(sandbox() if shape == "meta" else serve_scripted())
 
 
-def run(path: Path, warehouse: Warehouse, shape: str, seed: int, size: Size = SMALL, verbose: bool = False) -> None:
-    """Play one history; raises Mismatch with the seed in its message."""
+@contextlib.contextmanager
+def quickly(warehouse: Warehouse) -> Iterator[None]:
+    """Spare a history what costs seconds and proves nothing in it: certificates for plain HTTP are read once, and
+    the DuckDB file stays open in this process, so that each of the hundreds of connections finds it open."""
+    with contextlib.ExitStack() as stack:
+        context = ssl.create_default_context()
+        stack.enter_context(mock.patch.object(ssl, "create_default_context", lambda *args, **kwargs: context))
+        if isinstance(warehouse, DuckDBWarehouse):
+            stack.enter_context(contextlib.closing(duckdb.connect(str(warehouse.path))))
+        yield
+
+
+def run(path: Path, warehouse: Warehouse, shape: str, seed: int, size: Size = SMALL, verbose: bool = False) -> Played:
+    """Play one history; raises Mismatch with the seed in its message, and the command that plays it again."""
     said: list[str] = []
+    say = print if verbose else said.append
     with surroundings(shape, size) as serving:
-        history = History(make_world(path, warehouse, serving), shape, seed, size, print if verbose else said.append)
+        history = History(make_world(path, warehouse, serving), shape, random.Random(f"{shape} {seed}"), size, say)
         try:
-            history.play()
+            return history.play()
         except Mismatch as error:
             text = "" if verbose else "\n".join(said) + "\n"
-            raise Mismatch(f"{text}{shape}, seed {seed}, size {size}: {error}") from None
+            raise Mismatch(f"{text}{shape}, seed {seed}: {error}\n{replay(warehouse, shape, seed, size)}") from None
 
 
-def main(arguments: list[str]) -> int:
-    shape, first = arguments[0], int(arguments[1])
-    verbose, large = "-v" in arguments, "--large" in arguments
-    last = int(arguments[2]) if len(arguments) > 2 and arguments[2].isdigit() else first + 1
+def replay(warehouse: Warehouse, shape: str, seed: int, size: Size) -> str:
+    """The command that plays a history again."""
+    where = " --postgres" if isinstance(warehouse, PostgresWarehouse) else ""
+    how = " --large" if size.keys == LARGE.keys else f" --steps {size.steps}"
+    return f"replay: python -m tests.properties.history {shape} {seed}{where}{how} -v"
+
+
+def main() -> int:
+    """Play some seeds, one after the other."""
+    from tests.postgres import running_server
+
+    parser = argparse.ArgumentParser(prog="python -m tests.properties.history", description=main.__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("first", type=int, metavar="SEED")
+    parser.add_argument("end", type=int, nargs="?", help="play SEED up to, not including, this one")
+    parser.add_argument("--steps", type=int, default=SMALL.steps)
+    parser.add_argument("--large", action="store_true", help="many customers, and thresholds that hold")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL server made for this")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what happens, step by step")
+    options = parser.parse_args()
+    size = LARGE if options.large else Size(steps=options.steps)
     bad = []
-    for seed in range(first, last):
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder)
-            try:
-                run(path / "shop", DuckDBWarehouse(path / "w.duckdb"), shape, seed, LARGE if large else SMALL, verbose)
-                word = "ok"
-            except Mismatch as error:
-                word = "FAILED " + str(error).splitlines()[-1]
-                bad.append(seed)
-            except Exception as error:
-                word = f"ERROR {type(error).__name__}: {error} {traceback.format_exc(limit=-3)}"
-                bad.append(seed)
-        print(f"{shape} {seed} {time.monotonic() - started:.1f}s {word}", flush=True)
-    print(f"{len(bad)} of {last - first} failed: {bad}", flush=True)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running_server()) if options.postgres else None
+        for seed in range(options.first, options.end or options.first + 1):
+            started = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as one:
+                path = Path(folder)
+                warehouse: Warehouse = (
+                    PostgresWarehouse(one.enter_context(server.fresh_database()))
+                    if server
+                    else DuckDBWarehouse(path / "w.duckdb")
+                )
+                one.enter_context(quickly(warehouse))
+                try:
+                    run(path / "shop", warehouse, options.shape, seed, size, options.verbose)
+                    word = "ok"
+                except Mismatch as error:
+                    word = f"FAILED {error}"
+                    bad.append(seed)
+            print(f"{options.shape} {seed} {time.monotonic() - started:.1f}s {word}", flush=True)
     return bool(bad)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main())

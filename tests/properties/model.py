@@ -16,16 +16,24 @@ from dataclasses import dataclass, field, replace
 
 Unit = tuple[str, str]
 KINDS = ("email", "phone", "external_id")
+FORMS = ("auto", "raw", "hashed")
+VARIANTS = 6
 # What nobody can match on; null is None.
 _INVALID = {"email": ("not an address", "@", " "), "phone": ("12", "call me", ""), "external_id": (" ", "")}
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A cell as it stands in the warehouse, and the unit that it means, if any."""
+    """A cell as it stands in the warehouse, and the unit that it means, if any.
+
+    hashed    it is the digest already: nothing where the project declares that the column holds raw values
+    national  it has no country code: nothing where the project has no default country
+    """
 
     text: str | None
     unit: Unit | None = None
+    hashed: bool = False
+    national: bool = False
 
 
 NOTHING = Raw(None)
@@ -35,12 +43,18 @@ def raw(kind: str, number: int, variant: int = 0) -> Raw:
     """The `number`th person's value of a kind, in one of several spellings that mean the same."""
     if kind == "email":
         value = f"p{number}@example.com"
-        spellings = (value, value.upper(), f"  {value} ", f"P{number}@Example.com")
-        return Raw(spellings[variant % 4], (kind, value))
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        spellings = (value, value.upper(), f"  {value} ", f"P{number}@Example.com", digest, f" {digest.upper()}")
+        return Raw(spellings[variant % VARIANTS], (kind, value), hashed=variant % VARIANTS >= 4)
     if kind == "phone":
         last = f"{100 + number:04d}"
-        spellings = (f"+1 201 555 {last}", f"+1201555{last}", f"+1 (201) 555-{last}", f" +1-201-555-{last}")
-        return Raw(spellings[variant % 4], (kind, f"1201555{last}"))
+        value = f"1907555{last}"
+        digest = hashlib.sha256(value.encode()).hexdigest()
+        spellings = (f"+1 907 555 {last}", f"+{value}", f"+1 (907) 555-{last}", f" +1-907-555-{last}")
+        # As international numbers these would be no valid ones: 201 555 0100 might be one of Egypt's.
+        spellings += (digest, f"(907) 555-{last}")
+        place = variant % VARIANTS
+        return Raw(spellings[place], (kind, value), hashed=place == 4, national=place == 5)
     return Raw((f"X-{number}", f" X-{number}")[variant % 2], (kind, f"X-{number}"))
 
 
@@ -51,7 +65,7 @@ def some(rng: random.Random, kind: str, pool: int) -> Raw:
         return NOTHING
     if chance < 0.17:
         return Raw(rng.choice(_INVALID[kind]))
-    return raw(kind, rng.randrange(pool), rng.randrange(4))
+    return raw(kind, rng.randrange(pool), rng.randrange(VARIANTS))
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,9 @@ class Person:
     external_id: Raw = NOTHING
     consent: bool | None = True
 
-    def units(self, kinds: Iterable[str]) -> set[Unit]:
-        cells = (getattr(self, kind).unit for kind in kinds)
-        return {unit for unit in cells if unit is not None}
+    def cell(self, kind: str) -> Raw:
+        found: Raw = getattr(self, kind)
+        return found
 
     def with_cell(self, kind: str, cell: Raw) -> Person:
         return replace(self, **{kind: cell})  # type: ignore[arg-type]
@@ -76,6 +90,8 @@ class Truth:
     """The warehouse as it is now, and which units each key ever had while it could be sent.
 
     consents  whether the entity has a consent column at all
+    country   the default country; None: phones without a country code are nothing
+    forms     what the project declares of a column's values, by kind: auto, raw, hashed
     """
 
     people: dict[int, Person] = field(default_factory=dict)
@@ -83,7 +99,20 @@ class Truth:
     suppressed: set[int] = field(default_factory=set)
     kinds: tuple[str, ...] = ("email", "phone")
     consents: bool = True
+    country: str | None = "US"
+    forms: dict[str, str] = field(default_factory=dict)
     ever: dict[int, set[Unit]] = field(default_factory=dict)
+
+    def units(self, key: int) -> set[Unit]:
+        """What one customer's row means under today's rules."""
+        person = self.people[key]
+        return {unit for kind in self.kinds if (unit := self._read(person.cell(kind), kind)) is not None}
+
+    def _read(self, cell: Raw, kind: str) -> Unit | None:
+        form = self.forms.get(kind, "auto")
+        if (cell.hashed and form == "raw") or (not cell.hashed and form == "hashed"):
+            return None
+        return None if cell.national and self.country is None else cell.unit
 
     def refused_keys(self) -> set[int]:
         """Who said no: suppression and explicit refusals; consent that is not known refuses nothing of others."""
@@ -94,7 +123,7 @@ class Truth:
         """Units that may be sent for nobody."""
         found: set[Unit] = set()
         for key in self.refused_keys() & self.people.keys():
-            found |= self.people[key].units(self.kinds)
+            found |= self.units(key)
         return found
 
     def wanted(self) -> set[int]:
@@ -109,7 +138,7 @@ class Truth:
         """What may be in."""
         found: set[Unit] = set()
         for key in self.wanted():
-            found |= self.people[key].units(self.kinds)
+            found |= self.units(key)
         return found - self.refused()
 
     def once_refused(self) -> set[Unit]:
@@ -122,7 +151,7 @@ class Truth:
     def note(self) -> None:
         """To be called at every sync: what may be sent now."""
         for key in self.wanted():
-            self.ever.setdefault(key, set()).update(self.people[key].units(self.kinds))
+            self.ever.setdefault(key, set()).update(self.units(key))
 
 
 def sent(units: Iterable[Unit], fields: dict[str, str]) -> set[tuple[str, str]]:

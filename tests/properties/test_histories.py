@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("shape", ["meta", "scripted_async"])
 def test_a_history_ends_right(tmp_path: Path, duckdb_warehouse: DuckDBWarehouse, shape: str) -> None:
-    """Faults gone, at most three syncs (more for jobs) make the members right, and one more sends nothing."""
+    """Faults gone, one sync (more for jobs) makes the members right, and one more sends nothing."""
     run(tmp_path / "shop", duckdb_warehouse, shape, 1, SMALL)
 
 

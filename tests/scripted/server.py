@@ -299,7 +299,7 @@ class ScriptedPlatform(Platform):
         else:
             self._check_size(audience, body, rows)
             refused = self._apply(audience, body, traits, request.skip)
-            answer = Answer(200, {"received": len(rows), "refused": refused}, note=note)
+            answer = Answer(200, {"received": len(rows), "refused": refused}, note={**note, "refused": len(refused)})
         if dedup_id is not None:
             self.answers[dedup_id] = (request.body, answer)
         return answer
@@ -443,7 +443,7 @@ def _pairs(row: Any, form: str, fields: list[str]) -> list[tuple[str, str]]:
 
 
 def _carries(own: str, mark: str | None) -> bool:
-    return bool(mark) and (own == mark or own.startswith(f"{mark}:"))
+    return mark is not None and bool(mark) and (own == mark or own.startswith(mark.rstrip(":") + ":"))
 
 
 def _facts(audience: Audience) -> dict[str, Any]:
