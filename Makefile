@@ -8,7 +8,16 @@ SOURCES := pyproject.toml constraints.txt
 MEMBERS ?= 100000
 RUNS ?= 3
 
-.PHONY: demo test lint bench clean
+# What `make torture` plays, and where its records are added; SECONDS ends it early, SEED repeats it.
+HISTORIES ?= 2000
+POSTGRES ?= 200
+KILLS ?= 50
+SECONDS ?= 1000000
+SEED ?=
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+RESULTS ?= torture.jsonl
+
+.PHONY: demo test lint bench torture clean
 
 demo: .venv/demo
 	.venv/bin/dbt-segments demo
@@ -23,6 +32,10 @@ lint: .venv/test
 
 bench: .venv/test
 	.venv/bin/python -m benchmarks --members $(MEMBERS) --runs $(RUNS)
+
+torture: .venv/test
+	.venv/bin/python -m tests.torture play --histories $(HISTORIES) --postgres $(POSTGRES) --kills $(KILLS) \
+		--seconds $(SECONDS) --workers $(WORKERS) --results $(RESULTS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv

@@ -65,9 +65,12 @@ class PostgresServer:
         return PostgresDatabase(self.port, name)
 
     @contextmanager
-    def fresh_database(self) -> Iterator[PostgresDatabase]:
-        """An empty database of its own, dropped afterwards together with whoever still uses it."""
-        name = f"test_{next(_database_number)}"
+    def fresh_database(self, prefix: str = "test") -> Iterator[PostgresDatabase]:
+        """An empty database of its own, dropped afterwards together with whoever still uses it.
+
+        prefix  of its name; processes that share a server need different ones
+        """
+        name = f"{prefix}_{next(_database_number)}"
         self._administer(f"create database {name}")
         try:
             yield self.database(name)

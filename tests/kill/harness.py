@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import time
@@ -161,6 +162,19 @@ class Data:
     def _units(self, key: int) -> list[KEY]:
         mail, number, _ = self.customers[key]
         return [*([email(mail)] if mail else []), *([phone("1" + number)] if number else [])]
+
+
+def some_people(luck: random.Random) -> Data:
+    """Up to twenty customers who share e-mails and phones, change them, refuse, leave and come back."""
+    mails = [f"{letter}@example.com" for letter in "abcdefghijkl"] + [None]
+    phones = [f"20155501{number:02}" for number in range(12)] + [None, None]
+    customers = {
+        key: (luck.choice(mails), luck.choice(phones), luck.choices([True, False, None], [8, 1, 1])[0])
+        for key in range(1, 21)
+        if luck.random() < 0.9
+    }
+    members = {key for key in range(1, 21) if luck.random() < 0.7} | {1}
+    return Data(customers, members, set(luck.sample(sorted(customers), luck.randint(0, 1))))
 
 
 def sandbox_of(world: World) -> Sandbox:

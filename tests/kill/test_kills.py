@@ -20,6 +20,7 @@ from tests.kill.harness import (
     let_leases_end,
     points,
     sandbox_of,
+    some_people,
     start,
     sync,
 )
@@ -102,16 +103,3 @@ def test_killed_at_random(world: World, seed: int) -> None:
             assert running.end() in (0, KILLED), running.output
             let_leases_end(world)
         check_mended(world, data.expected(), perhaps={unit for key in data.refusing() for unit in ever[key]})
-
-
-def some_people(luck: random.Random) -> Data:
-    """Up to twenty customers who share e-mails and phones, change them, refuse, leave and come back."""
-    mails = [f"{letter}@example.com" for letter in "abcdefghijkl"] + [None]
-    phones = [f"20155501{number:02}" for number in range(12)] + [None, None]
-    customers = {
-        key: (luck.choice(mails), luck.choice(phones), luck.choices([True, False, None], [8, 1, 1])[0])
-        for key in range(1, 21)
-        if luck.random() < 0.9
-    }
-    members = {key for key in range(1, 21) if luck.random() < 0.7} | {1}
-    return Data(customers, members, set(luck.sample(sorted(customers), luck.randint(0, 1))))

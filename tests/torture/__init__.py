@@ -1,0 +1,1 @@
+"""Histories and kills by the thousand: `make torture`, `python -m tests.torture`."""
