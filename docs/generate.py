@@ -32,6 +32,7 @@ from dbt_segments.destinations.base import Destination
 from dbt_segments.identifiers.attempt import attempt
 from dbt_segments.identifiers.rules import Rule
 from tests.sabotage.cases import SABOTAGES
+from tests.torture import report
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(?P<start><!-- generated: (?P<what>[^>]+?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
@@ -297,6 +298,19 @@ def _in_clear(name: str, example: str, rule: Rule) -> str:
     return str(answer["sent"])
 
 
+def _torture(part: str) -> str:
+    """A table of docs/torture.json, which `python -m tests.torture report --write` makes of results."""
+    found = json.loads(report.FILE.read_text(encoding="utf-8"))
+    tables = {
+        "totals": report.totals,
+        "faults": report.fault_table,
+        "kills": report.kill_table,
+        "changes": report.change_table,
+        "mends": report.mend_table,
+    }
+    return tables[part](found)
+
+
 _SOURCES: dict[str, Callable[[str], str]] = {
     "demo": _demo,
     "edit": _edit,
@@ -307,6 +321,7 @@ _SOURCES: dict[str, Callable[[str], str]] = {
     "unsure": _unsure,
     "benchmarks": _benchmarks,
     "sabotages": _sabotages,
+    "torture": _torture,
 }
 
 
