@@ -40,6 +40,7 @@ class Orders:
     output     file for stdout and stderr
     trace      file that gets one line per point: its name
     kill       ("before" or "after", point): SIGKILL there; a point is its number, or its name (its first time)
+    kill_request  ("before" or "after", n): SIGKILL at the n-th request
     stop       the same: SIGSTOP there; whoever wakes it finds its clock a day later
     fail       name of a commit that fails once instead of committing
     rows       rows a request holds at most
@@ -51,6 +52,7 @@ class Orders:
     output: str
     trace: str | None = None
     kill: tuple[str, int | str] | None = None
+    kill_request: tuple[str, int] | None = None
     stop: tuple[str, int | str] | None = None
     fail: str | None = None
     rows: int = 2
@@ -82,6 +84,7 @@ class _Points:
         self._count = 0
         self._failed = False
         self._stopped = False
+        self.kill_request = orders.kill_request
 
     @contextlib.contextmanager
     def around(self, name: str) -> Iterator[None]:
@@ -192,13 +195,22 @@ def _watch_logs() -> None:
 
 def _watch_requests(points: _Points) -> None:
     http = Sender._http
+    order = points.kill_request
+    made = 0
 
     def watched(
         sender: Sender, method: str, url: str, query: Any, headers: Any, body: bytes, timeout_s: float
     ) -> Reply:
+        nonlocal made
+        made += 1
+        if order == ("before", made):
+            os.kill(os.getpid(), signal.SIGKILL)
         removes = " remove" if b"method=DELETE" in body else ""
         with points.around(f"request {method} {re.sub('[0-9]+', 'N', url.rsplit('/', 1)[-1])}{removes}"):
-            return http(sender, method, url, query, headers, body, timeout_s)
+            reply = http(sender, method, url, query, headers, body, timeout_s)
+        if order == ("after", made):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reply
 
     Sender._http = watched  # type: ignore[method-assign, assignment]
 
