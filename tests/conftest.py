@@ -32,18 +32,46 @@ _BOTH_IN_CI = (
 )
 
 
-# What kills, breaks and plays at random takes minutes; of the platforms the default suite takes the plain cases.
-_LONG = ("kill", "properties", "torture")
-_PLAIN = ("test_a_first_sync", "test_who_enters", "test_a_shared_identifier", "test_an_audience_that_was_deleted")
+# Whole suites that take minutes: kills, random histories, the vendors' large libraries, platforms in depth.
+_LONG = (
+    "kill/",
+    "properties/",
+    "torture/",
+    "contract/test_google_ads_protos.py",
+    "e2e/test_chinook.py",
+    "one_click/test_pinterest.py",
+    "test_google_ads_syncs.py",
+)
+# Of scenarios with many cases the default suite takes the first one each.
+_FIRST_CASE = (
+    "test_invariants.py",
+    "test_guard.py",
+    "test_refusals.py",
+    "test_records.py",
+    "test_records_e2e.py",
+    "test_cadence_engine.py",
+    "test_membership.py",
+    "test_made_with_members.py",
+    "test_lifecycle.py",
+    "e2e/test_inside.py",
+    "e2e/test_gate.py",
+)
+# Of what every platform must do it takes the plain cases.
+_PLAIN = ("test_a_first_sync", "test_who_enters", "test_an_audience_that_was_deleted")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what `.ci/run` runs besides, so that the default suite stays short."""
+    seen: set[tuple[Path, str]] = set()
     for item in items:
-        both = item.get_closest_marker("postgres") and item.path.stem in _BOTH_IN_CI
-        of_platform = item.path.stem == "test_platforms" and not item.name.startswith(_PLAIN)
-        if both or of_platform or item.path.parent.name in _LONG:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        name = getattr(item, "originalname", item.name)
+        both = item.get_closest_marker("postgres") is not None and item.path.stem in _BOTH_IN_CI
+        further = place.endswith(_FIRST_CASE) and (item.path, name) in seen
+        in_depth = item.path.stem == "test_platforms" and not name.startswith(_PLAIN)
+        if both or further or in_depth or place.startswith(_LONG):
             item.add_marker("slow")
+        seen.add((item.path, name))
 
 
 @pytest.fixture(autouse=True)

@@ -1051,7 +1051,7 @@ def test_12_a_vanished_audience_fails_and_is_not_made_again(world: World) -> Non
     for _ in range(2):
         result = world.sync()
         assert (result.status, result.exit_code, result.counts.added) == ("failed", 1, 0)
-        assert any("give the sync a new `id:`" in note for note in result.notes)
+        assert any("set `gone: recreate`" in note for note in result.notes)
     assert world.audiences() == []
     assert ops(world).count("create") == 1
 

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dbt_segments import sandbox as package
+import dbt_segments.sandbox as package
 from dbt_segments.sandbox import control
 from dbt_segments.sandbox.app import Sandbox
 from dbt_segments.sandbox.platform import Clock, Platform
