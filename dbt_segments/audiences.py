@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+from urllib.parse import quote, unquote
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
-from dbt_segments.errors import DestinationError, GoneError, SegmentsError
+from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, SegmentsError
 from dbt_segments.state import fold as folds
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Store, in_list
@@ -71,13 +72,13 @@ def _is_over(table: str, ids: Iterable[str]) -> str:
 
 
 def sync_of(mark: str) -> str:
-    """The sync id in a mark; it may hold colons itself."""
-    return ":".join(mark.split(":")[2:-1])
+    """The sync id in a mark."""
+    return unquote(":".join(mark.split(":")[2:-1]))
 
 
 def mark_of(state_id: str, sync_id: str, nonce: str) -> str:
-    """The mark of one audience."""
-    return f"{PREFIX}{state_id}:{sync_id}:{nonce}"
+    """The mark of one audience: one word. What could end the word, or a part of it, is percent-encoded."""
+    return f"{PREFIX}{state_id}:{quote(sync_id, safe='')}:{nonce}"
 
 
 class Resolver:
@@ -167,6 +168,8 @@ class Resolver:
         if sought is not None:
             mine = [a for a in self._play(self._destination.find(PREFIX, sought)) if a.name == sought]
             if len(mine) == 1:
+                with self._session() as session:
+                    self._refuse_taken(session, sync, mine[0].id)
                 self._record(sync, mine[0], "created", "")
                 return mine[0]
         found = self._play(self._destination.find(PREFIX, sync.audience_name))
@@ -195,8 +198,8 @@ class Resolver:
         return None
 
     def _is_ours(self, audience: Audience, sync: Sync) -> bool:
-        names = (sync.id, *sync.former_ids)
-        return any(audience.mark.startswith(mark_of(self._store.state_id, name, "")) for name in names)
+        own = audience.mark.startswith(f"{PREFIX}{self._store.state_id}:")
+        return own and sync_of(audience.mark) in (sync.id, *sync.former_ids)
 
     def _create(self, sync: Sync, intended: tuple[str, str] | None) -> Audience:
         """Make it, the intention first. An answer that never came is mended by the next run, which finds the mark."""
@@ -207,7 +210,12 @@ class Resolver:
             self._record(sync, Audience("", name), "intended", mark)
         if self._destination.made_with_members:
             return Audience("", name, mark, self._destination.account())
-        made = self._play(self._destination.create(name, mark))
+        try:
+            made = self._play(self._destination.create(name, mark))
+        except (RefusedError, AuthError):
+            # Surely not made: whatever has this name later is somebody else's.
+            self._record(sync, Audience("", name), "abandoned", mark)
+            raise
         # Where names stay taken a platform's audience may have been given another one.
         audience = Audience(made.id, made.name or name, mark, self._destination.account())
         self.made(sync, audience)
@@ -273,9 +281,10 @@ class Resolver:
     def _intended(self, session: Session, sync: Sync) -> tuple[str, str] | None:
         table = self._store.table("audiences")
         rows = session.rows(
-            f"select name, mark from {table} a where sync_id = ? and event = 'intended' "
-            f"and not {_is_over(table, (sync.id, *sync.former_ids))} order by recorded_at desc limit 1",
-            [sync.id],
+            f"select name, mark from {table} a where sync_id in {in_list((sync.id, *sync.former_ids))} "
+            f"and event = 'intended' and not {_is_over(table, (sync.id, *sync.former_ids))} "
+            f"and not exists (select 1 from {table} b where b.event = 'abandoned' and b.mark = a.mark) "
+            f"order by recorded_at desc limit 1"
         )
         return (rows[0][0], rows[0][1]) if rows else None
 

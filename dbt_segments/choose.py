@@ -181,10 +181,10 @@ def _refused(
             continue
         if any(item.name == name and (name, item.column) in stood_in for item in identifiers):
             continue  # sent under the platform's name for it, as an idfa is where only maid is taken
-        hint = nearest(name, sorted({*offered, *had}))
+        hint = nearest(name, sorted(offered)) or f"it takes {', '.join(offered)}"
         if name in taken(platform) and name not in offered:
             yield f"{platform.type} does not take `{written}` with the settings of this connection"
         elif name in offered:
             yield f"the entity has no `{written}`; it has {', '.join(had)}"
         else:
-            yield f"{platform.type} does not take `{written}`" + (f" ({hint})" if hint else "")
+            yield f"{platform.type} does not take `{written}` ({hint})"

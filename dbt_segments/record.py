@@ -99,13 +99,15 @@ def write_results(target_path: Path, run: RunResult, error: SegmentsError | None
 
 
 def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
-    """When the newest run that left nothing to do began; aware, UTC."""
+    """When the newest run that left nothing to do began; aware, UTC. None where a later one failed or was held."""
     names = ", ".join("?" for _ in (sync.id, *sync.former_ids))
-    found = session.value(
-        f"select max(least(started_at, finished_at)) from {store.table('sync_runs')} where sync_id in ({names}) "
-        f"and (status in ('success', 'noop') or (status = 'partial' and pending = 0))",
-        [sync.id, *sync.former_ids],
-    )
+    done = "(status in ('success', 'noop') or (status = 'partial' and pending = 0))"
+    runs = f"{store.table('sync_runs')} where sync_id in ({names}) and status <> 'skipped'"
+    ids = [sync.id, *sync.former_ids]
+    newest = session.value(f"select {done} from {runs} order by finished_at desc limit 1", ids)
+    if not newest:
+        return None
+    found = session.value(f"select max(least(started_at, finished_at)) from {runs} and {done}", ids)
     return found.replace(tzinfo=timezone.utc) if found is not None else None
 
 

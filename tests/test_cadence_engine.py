@@ -252,3 +252,20 @@ def test_members_are_asserted_again_over_days(tmp_path: Path, duckdb_warehouse: 
             assert len(world.held()) == 400
         assert max(daily) <= 80
         assert sum(daily) == 400
+
+
+def test_a_run_that_failed_keeps_the_sync_due(world: World, clock: Clock) -> None:
+    """Though another one succeeded today: what it owes, a refusal perhaps, is not left until tomorrow."""
+    world.customers([(1, "a@example.com"), (2, "b@example.com")])
+    world.segment([1, 2])
+    assert world.sync().status == "success"
+    assert world.sync(now=False).reason == "not_due"
+    clock.pass_(minutes=1)
+    world.segment([1])
+    world.serving.sandbox.faults.add({"kind": "expired_token", "times": -1})  # type: ignore[union-attr]
+    assert world.sync().status == "failed"
+    assert world.sync(now=False).status == "failed"
+    world.serving.sandbox.faults.clear()  # type: ignore[union-attr]
+    clock.pass_(minutes=1)
+    assert world.sync(now=False).counts.removed == 1
+    assert world.sync(now=False).reason == "not_due"

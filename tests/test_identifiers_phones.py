@@ -79,3 +79,16 @@ def test_numbers_that_are_read(text: str, country: str | None, digits: str) -> N
 def test_numbers_that_are_refused(text: str, country: str | None, reason: str) -> None:
     """A number that cannot be placed is refused with the reason, never repaired."""
     assert e164_digits(text, country) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "country", "digits"),
+    [
+        ("490711 2842222", "DE", "497112842222"),
+        ("43 0664 1234567", "AT", "436641234567"),
+        ("0711 2842222", "DE", "497112842222"),
+    ],
+)
+def test_a_national_number_with_the_own_code_in_front(text: str, country: str, digits: str) -> None:
+    """Digits that only make sense with the country's own code are read so, and lose their trunk zero."""
+    assert e164_digits(text, country) == (digits, None)

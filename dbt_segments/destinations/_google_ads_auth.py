@@ -26,7 +26,8 @@ def auth_of(settings: Any) -> Auth:
     """The authentication that the settings of a connection ask for; a refresh gives no new refresh token."""
     token_url = settings.token_url or TOKEN_URL
     if settings.service_account_file is not None:
-        return ServiceAccount(settings.service_account_file, token_url)
+        file = Path(settings._folder, Path(settings.service_account_file).expanduser())
+        return ServiceAccount(str(file), token_url)
     return OAuthRefresh(token_url, settings.client_id, settings.client_secret, settings.refresh_token)
 
 

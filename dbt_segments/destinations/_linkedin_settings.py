@@ -58,4 +58,4 @@ def authentication(settings: LinkedInSettings) -> Auth:
     if settings.access_token is not None:
         return Bearer(settings.access_token)
     shared = {name: getattr(settings, name) for name in RefreshSettings.model_fields}
-    return refreshing(RefreshSettings(**shared), TOKEN_URL)
+    return refreshing(RefreshSettings(**shared).below(settings._folder), TOKEN_URL)

@@ -145,6 +145,7 @@ class Pinterest(Destination):
             return Bearer(self.settings.access_token)
         names = ("client_id", "client_secret", "refresh_token", "token_url", "token_file")
         settings = RefreshSettings(**{name: getattr(self.settings, name) for name in names})
+        settings = settings.below(self.settings._folder)
         return refreshing(settings, f"{self.root()}/oauth/token", basic=True, more={"continuous_refresh": "true"})
 
     def account(self) -> str:

@@ -22,7 +22,7 @@ _REASONS = {
 
 def version() -> str:
     """The release of the numbering plans; part of the sync's fingerprint."""
-    return "phonenumbers " + phonenumbers.__version__
+    return f"phonenumbers {phonenumbers.__version__}, reading 2"
 
 
 def e164_digits(text: str, country: str | None) -> tuple[str | None, str | None]:
@@ -41,10 +41,21 @@ def e164_digits(text: str, country: str | None) -> tuple[str | None, str | None]
     if number.startswith(("+", "00")):
         return _read("+" + _PREFIX.sub("", number, count=1), None)
     if region is not None:
-        return _read(number, region)
+        return _national(number, region)
     if number.startswith("0"):
         return None, "phone_no_country"
     return _read("+" + number, None, valid=True)
+
+
+def _national(number: str, region: str) -> tuple[str | None, str | None]:
+    """A national number; where only the country's own code in front makes sense of its digits, that."""
+    found, reason = _read(number, region)
+    code = str(phonenumbers.country_code_for_region(region))
+    is_valid = found is not None and phonenumbers.is_valid_number(phonenumbers.parse("+" + found))
+    if is_valid or not re.sub(r"\D", "", number).startswith(code):
+        return found, reason
+    coded, _ = _read("+" + number, None, valid=True)
+    return (coded, None) if coded else (found, reason)
 
 
 def _ascii_digits(text: str) -> str:
