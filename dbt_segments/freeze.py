@@ -27,6 +27,11 @@ REFUSALS = "refusals"
 _NULL_KEY = "null_key"
 
 
+# What a consent column may say, in lower case; null is "not known".
+_YES = "('true', 't', '1', 'yes', 'y')"
+_NO = "('false', 'f', '0', 'no', 'n')"
+
+
 class HeldError(ConfigError):
     """The data cannot be frozen as they are; the segment's syncs are held. `code` is short and stable."""
 
@@ -211,9 +216,10 @@ def freeze_refusals(
                 hint=f"correct `consent` in the meta of {entity.model.name}",
             )
         said = f"lower({session.text(f'e.{quote(consent)}', columns[consent])})"
+        doubts.append(_unclear(session, entity, consent, said))
         parts.append(
-            f"select {key} as key, case when {said} in ('false', 'f', '0', 'no', 'n') then 2 else 3 end as rank "
-            f"from {entity.model.relation} e where {said} is null or {said} not in ('true', 't', '1', 'yes', 'y')"
+            f"select {key} as key, case when {said} in {_NO} then 2 else 3 end as rank "
+            f"from {entity.model.relation} e where {said} is null or {said} not in {_YES}"
         )
     if not parts:
         return None
@@ -234,6 +240,19 @@ def freeze_refusals(
         session, state_session, store, bench, name, query, {"key": TEXT, "class": TEXT, **dict.fromkeys(wanted, TEXT)}
     )
     return Refusals(store.table(name), name, next((doubt for doubt in doubts if doubt), None))
+
+
+def _unclear(session: Session, entity: Entity, column: str, said: str) -> HeldError | None:
+    """Words that are neither a yes nor a no: whoever they belong to is not sent, and may have refused."""
+    unclear = f"{said} is not null and {said} not in {_YES} and {said} not in {_NO}"
+    count = int(session.value(f"select count(*) from {entity.model.relation} e where {unclear}") or 0)
+    if not count:
+        return None
+    return HeldError(
+        "consent_unclear",
+        f"{entity.model.name}: {count:,} values of the consent column {column} are neither a yes nor a no",
+        hint=f"make {column} a boolean in {entity.model.name}",
+    )
 
 
 def refusals_owner(entity: Entity, channel: str | None) -> str:

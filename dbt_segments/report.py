@@ -336,11 +336,8 @@ def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list
     if len(small) < 2:
         return list(syncs), []
     kept = [replace(sync, notes=tuple(note for note in sync.notes if not note.startswith(_SMALL))) for sync in syncs]
-    of_segment: dict[str, list[str]] = {}
-    for sync in small:
-        of_segment.setdefault(sync.segment, []).append(sync.destination)
-    named = "; ".join(f"{segment} -> {', '.join(names)}" for segment, names in of_segment.items())
-    return kept, [f"{_SMALL}: fewer members than the platform uses: {named}"]
+    named = ", ".join(dict.fromkeys(sync.segment for sync in small))
+    return kept, [f"{_SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}"]
 
 
 def _with_notes(

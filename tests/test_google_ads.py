@@ -411,6 +411,14 @@ def test_a_manager_is_named_in_a_header_and_in_bodies() -> None:
         assert body["destinations"][0].get("loginAccount") == login
 
 
+def test_a_list_that_is_taken_over_remembers_as_long_as_ours() -> None:
+    """Members are asserted again in time for 540 days; a list of 30 would lose them long before."""
+    entry = {**ENTRY, "description": MARK, "membershipDuration": "2592000s"}
+    _, calls = play(google().adopt(AUDIENCE, MARK), entry, {})
+    assert (calls[1].method, dict(calls[1].query)) == ("PATCH", {"updateMask": "membershipDuration"})
+    assert json.loads(str(calls[1].body)) == {"membershipDuration": "46656000s"}
+
+
 def test_adopt_keeps_the_words() -> None:
     """People's own description stays, an older mark of ours goes, and our own is not written twice."""
     old = {**ENTRY, "description": "orders > 5 dbt-segments:lost:shop.vip.google_ads:old"}

@@ -71,6 +71,25 @@ def test_an_entity_without_its_key_holds(world: World, consents: bool) -> None:
     assert (result.status, result.reason.split(":")[0], result.exit_code) == ("held", "key_missing", 1), result
 
 
+def test_consent_that_is_neither_a_yes_nor_a_no_holds(world: World) -> None:
+    """A word that nobody understands may be a refusal: nothing is added, and who clearly refuses goes out."""
+    world.consent = {"ads": "ads_consent"}
+    world.customers([(1, ADA, None, None, True), (2, BOB, None, None, True), (3, "c@example.com", None, None, True)])
+    world.segment([1, 2])
+    assert world.sync().status == "success"
+    schema = world.warehouse.schema
+    world.sql(
+        f"alter table {schema}.customers alter column ads_consent type varchar(9); "
+        f"update {schema}.customers set ads_consent = "
+        "case customer_id when 1 then 'Nein' when 2 then 'No' else 'yes' end"
+    )
+    world.segment([1, 2, 3])
+    result = world.sync()
+    assert (result.status, result.reason.split(":")[0]) == ("held", "consent_unclear"), result
+    assert "1 values of the consent column ads_consent" in result.reason
+    assert world.held() == {email(ADA)}
+
+
 def test_an_identifier_that_the_segment_yields_is_refused_too(world: World) -> None:
     """The e-mail comes from the segment, two members share it, one refuses: it is sent for nobody."""
     world.customers([(1, None), (2, None, "+1 201 555 0102")])

@@ -336,6 +336,6 @@ def test_a_warning_that_several_have_is_one_line() -> None:
     assert f"  {small}" in report.run_text(run(one, NOOP)).splitlines()
     lines = report.run_text(run(one, other)).splitlines()
     assert [line for line in lines if "below_minimum" in line] == [
-        "warning: below_minimum: fewer members than the platform uses: lapsed_buyers -> meta; vip -> meta"
+        "warning: below_minimum: 2 audiences have fewer members than their platform uses, of lapsed_buyers, vip"
     ]
     assert "  a word" in lines

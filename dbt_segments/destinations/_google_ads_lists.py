@@ -61,12 +61,16 @@ def check_kind(entry: Mapping[str, Any], kind: str) -> None:
         raise RefusedError("google_ads: this list can only be read", code="read_only", hint=hint)
 
 
-def newly_marked(entry: Mapping[str, Any], mark: str) -> str | None:
-    """The description with our mark; None where it carries that alone already."""
-    words = str(entry.get("description") or "")
-    if [word for word in words.split() if word.startswith(PREFIX)] == [mark]:
-        return None
-    return with_mark(words, mark)
+def taken_over(entry: Mapping[str, Any], mark: str) -> dict[str, str]:
+    """What must change about a list that becomes ours: its description, and how long it remembers a member."""
+    words, longest = str(entry.get("description") or ""), f"{LONGEST_S}s"
+    change = {}
+    if [word for word in words.split() if word.startswith(PREFIX)] != [mark]:
+        change["description"] = with_mark(words, mark)
+    # Members are asserted again in time for the longest duration only.
+    if entry.get("membershipDuration") not in (None, longest):
+        change["membershipDuration"] = longest
+    return change
 
 
 def size(entry: Mapping[str, Any]) -> Size:

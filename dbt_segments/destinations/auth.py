@@ -223,5 +223,13 @@ def token_of(
     if reply.status in (400, 401, 403):
         named = answer.get("error")
         code = named if isinstance(named, str) and _ERROR_CODE.fullmatch(named) else str(reply.status)
+        if code in ("invalid_client", "unauthorized_client"):
+            raise AuthError(
+                f"the client was refused ({code})",
+                code=code,
+                hint="check client_id and client_secret of the connection",
+            )
+        if code == "temporarily_unavailable":
+            raise TransientError("the token endpoint is not available for now", code=code)
         raise AuthError(f"{refused} ({code})", code=code, hint=hint)
     raise TransientError(f"the token endpoint answered {reply.status} without a token", code=str(reply.status))

@@ -172,16 +172,16 @@ class GoogleAds(Destination):
         return dataclasses.replace(lists.audience(reply.json, self.account()), name=name, mark=mark)
 
     def adopt(self, audience: Audience, mark: str) -> Flow[Audience]:
-        """Keep what people wrote in the description and put our mark behind it.
+        """Keep what people wrote in the description and put our mark behind it; members stay as long as in our lists.
 
         Raises RefusedError for a list that holds another kind of key.
         """
         reply = yield self._lists("GET", audience.id)
         lists.check_kind(reply.json, self.settings.upload_key_type)
-        words = lists.newly_marked(reply.json, mark)
-        if words is not None:
-            change = json.dumps({"description": words}, ensure_ascii=False)
-            yield self._lists("PATCH", audience.id, query={"updateMask": "description"}, body=change)
+        change = lists.taken_over(reply.json, mark)
+        if change:
+            body = json.dumps(change, ensure_ascii=False)
+            yield self._lists("PATCH", audience.id, query={"updateMask": ",".join(change)}, body=body)
         return dataclasses.replace(audience, mark=mark)
 
     def size(self, audience: Audience) -> Flow[Size]:

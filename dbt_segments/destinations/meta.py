@@ -40,7 +40,7 @@ from dbt_segments.destinations.base import (
     Support,
     secret,
 )
-from dbt_segments.errors import GoneError, UnknownError
+from dbt_segments.errors import GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
 MARK = "dbt-segments:"
@@ -210,7 +210,14 @@ class Meta(Destination):
 
     def adopt(self, audience: Audience, mark: str) -> Flow[Audience]:
         """Keep what people wrote in the description and put our mark behind it; an older mark of ours goes."""
-        reply = yield Call("GET", f"/{audience.id}", query={"fields": "id,description"})
+        reply = yield Call("GET", f"/{audience.id}", query={"fields": "id,description,retention_days"})
+        days = _count(reply.json.get("retention_days"))
+        if days:
+            raise RefusedError(
+                f"meta: the audience forgets its members after {days} days",
+                code="retention_days",
+                hint="take over one without retention, or let the sync make its own",
+            )
         words = str(reply.json.get("description") or "")
         if _marks(words) != [mark]:
             kept = _ANY_MARK.sub("", words).strip()

@@ -223,6 +223,13 @@ def test_get() -> None:
     assert audience == Audience(AUDIENCE.id, "VIP buyers", MARK, "act_77")
 
 
+def test_an_audience_that_forgets_is_not_taken_over() -> None:
+    """Its members would leave by themselves, and nobody asserts them again."""
+    with pytest.raises(RefusedError) as caught:
+        play(meta().adopt(AUDIENCE, MARK), {"id": AUDIENCE.id, "description": "", "retention_days": 30})
+    assert caught.value.code == "retention_days"
+
+
 @pytest.mark.parametrize(
     ("description", "written"),
     [
