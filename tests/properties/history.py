@@ -49,6 +49,7 @@ SHAPES = (
     "scripted_dedup",
     "scripted_blind",
     "scripted_oauth",
+    "scripted_born",
 )
 _META_FIELDS = {"email": "EMAIL", "phone": "PHONE", "external_id": "EXTERN_ID"}
 _SAME_FIELDS = {kind: kind for kind in ("email", "phone", "external_id")}
@@ -325,7 +326,8 @@ def surroundings(shape: str, size: Size) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         limits = Limits(members=size.batch, concurrency=1)
         stack.enter_context(mock.patch.object(Meta, "limits", limits))
-        stack.enter_context(mock.patch.object(scripted.Scripted, "limits", limits))
+        for kind in scripted.ALL:
+            stack.enter_context(mock.patch.object(kind, "limits", limits))
         stack.enter_context(mock.patch.object(deliver, "WAVE", 2))
 
         def sender(*args: Any, **kwargs: Any) -> Sender:
