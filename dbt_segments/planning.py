@@ -16,7 +16,7 @@ from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
 from dbt_segments.freeze import Frozen, Refusals
 from dbt_segments.order import plan_rows
 from dbt_segments.state import memory
-from dbt_segments.state.ledger import UNITS, Ledger, read_ledger
+from dbt_segments.state.ledger import UNITS, Ledger, current, read_ledger
 from dbt_segments.state.pending import open_rows, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
@@ -60,7 +60,7 @@ class Planner:
         self, state: Session, bench: duckdb.DuckDBPyConnection, frozen: Frozen, refusals: Refusals | None, *, held: bool
     ) -> Plan:
         """Fill the workbench's `plan`; `held`: with explicit refusals only."""
-        owner = self._owner(state)
+        owner = current(state, self.store, (self.sync.id, *self.sync.former_ids))
         ledger = read_ledger(state, self.store, owner)
         generations = read_generations(state, self.store, owner, ledger)
         coding = self.coding.typed(frozen.types)
@@ -94,11 +94,6 @@ class Planner:
         plan_rows(bench, coding, replace=replacing, held=held)
         interrupted = any(not generation.open_batches for generation in generations)
         return self._summary(bench, standing, frozen, coding, interrupted=interrupted)
-
-    def _owner(self, state: Session) -> str:
-        """Whose ledger counts: the sync's own, or, before its first run after a rename, that of its former id."""
-        ids = (self.sync.id, *self.sync.former_ids)
-        return next((name for name in ids if self.store.is_known(state, name)), self.sync.id)
 
     def _look(self, state: Session, bench: duckdb.DuckDBPyConnection, coding: Coding, inputs: Inputs) -> Coding:
         """Fetch who may have changed, and encode them."""
@@ -161,7 +156,9 @@ class Planner:
         """Add what was ever sent for those who refuse now: what is on record, and what is remembered."""
         explicit = f"u join {refusals} r on r.key = u.key where {_EXPLICIT}"
         parts = [f"select distinct u.key, u.kind, u.value, true as is_new from ({ledger.units}) {explicit}"]
-        known = memory.remembered_sql(state, self.store, self._owner(state))
+        known = memory.remembered_sql(
+            state, self.store, current(state, self.store, (self.sync.id, *self.sync.former_ids))
+        )
         if known is not None:
             parts.append(f"select distinct u.key, u.kind, u.value, false as is_new from ({known}) {explicit}")
         columns = {**UNITS, "is_new": "boolean"}

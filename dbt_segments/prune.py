@@ -31,7 +31,7 @@ from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.spelling import suggest
 from dbt_segments.state import locks, memory
-from dbt_segments.state.ledger import UNITS, by_status, read_ledger
+from dbt_segments.state.ledger import UNITS, by_status, current, read_ledger
 from dbt_segments.state.store import Store
 from dbt_segments.syncing import SyncRun, Wishes
 from dbt_segments.values import Connection, Entity, Identifier, Model, Segment, Sync, SyncResult
@@ -124,8 +124,7 @@ class _Orphan:
             None,
         )
         ids = (sync.id, *sync.former_ids) if sync else (audience.sync_id,)
-        owner = next((name for name in ids if project.store.is_known(session, name)), audience.sync_id)
-        members = _members(session, project.store, owner)
+        members = _members(session, project.store, current(session, project.store, ids))
         wanted: str = policy or (sync.orphan if sync else project.settings.orphans)
         connection = connections.ok.get(audience.destination)
         why = ""

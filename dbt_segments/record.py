@@ -13,7 +13,7 @@ from dbt_segments.audiences import recorded
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import SegmentsError
 from dbt_segments.project import READ_TIMEOUT_S, Project
-from dbt_segments.state.ledger import by_status, read_ledger
+from dbt_segments.state.ledger import by_status, current, read_ledger
 from dbt_segments.state.pending import read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
@@ -121,9 +121,10 @@ def status(project: Project) -> tuple[StatusRow, ...]:
 def _status(session: Session, project: Project, sync: Sync, now: datetime) -> StatusRow:
     store = project.store
     known = recorded(session, store, sync)
-    ledger = read_ledger(session, store, sync.id)
+    owner = current(session, store, (sync.id, *sync.former_ids))
+    ledger = read_ledger(session, store, owner)
     numbers = by_status(session, ledger)
-    unfinished = read_generations(session, store, sync.id, ledger)
+    unfinished = read_generations(session, store, owner, ledger)
     rows = session.rows(
         f"select status, finished_at, reason from {store.table('sync_runs')} where sync_id = ? and status <> 'skipped' "
         f"order by finished_at desc limit 1",

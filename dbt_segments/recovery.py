@@ -78,12 +78,17 @@ class Recovery:
         Before anything is written under the new id, and under the lock of the former one: an older deployment may
         still be running.
         """
-        for former in self._sync.former_ids:
-            with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
-                if self._store.head(session, self._sync.id, ledgers.KIND) is not None:
-                    return
-                if not self._store.is_known(session, former):
-                    continue
+        own = self._sync.id
+        if not self._sync.former_ids:
+            return
+        with self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
+            has_ledger = self._store.newest(session, own, ledgers.KIND) is not None
+            found = ledgers.lines(session, self._store, (own, *self._sync.former_ids))
+        for former in found:
+            if former == own and has_ledger:
+                return
+            if former == own:
+                continue
             with self._hold(former) as lock, self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
                 if lock.overtaken:
                     folds.seal(session, self._store, former, lock)
@@ -91,11 +96,13 @@ class Recovery:
                 pointer = folds.fold(session, self._store, former, lock).pointer
                 if pointer is None or not pointer.tables:
                     continue
-                detail = {"tables": dict(pointer.tables), "through": [0, 0], "open": {}}
+                # What this id itself sent before, under a name that it has again, was folded when it lost the name.
+                detail = {"tables": dict(pointer.tables), "through": [self._lock.token, 0], "open": {}}
                 with session.transaction():
                     self._lock.fence(session)
-                    self._store.point(session, self._sync.id, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
-                    memory.inherit(session, self._store, self._sync.id, former, self._lock.token)
+                    self._store.point(session, own, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
+                    memory.inherit(session, self._store, own, former, self._lock.token)
+                return
 
     def _give_up_jobs(self, session: Session, owner: str) -> None:
         """Jobs of a former id are asked no more: what they do counts as unknown, so it is sent or removed again."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dbt_segments import deliver
+from dbt_segments import deliver, pipeline
 from dbt_segments.state.locks import Lock
 from tests.projects import Warehouse
 from tests.world import World, email, make_world, phone, sandbox
@@ -98,3 +98,50 @@ def test_a_new_id_begins_anew_after_a_rename(world: World) -> None:
     result = world.sync()
     assert (result.status, result.counts.added) == ("success", 2), result
     assert world.held() == {email(name) for name in NAMES[:2]}
+
+
+def test_a_model_that_is_renamed_back_goes_on_where_it_was(world: World) -> None:
+    """What was sent under the name in between is known: who left meanwhile, and who leaves now, is taken out."""
+    world.segment([1, 2])
+    world.sync()
+    world.segments = RENAMED
+    world.segment([2, 3, 4], "gold")
+    assert (world.sync().counts.added, world.sync().status) == (2, "noop")
+    world.segments = {"vip": {"destinations": ["meta"], "renamed_from": ["gold"]}}
+    world.segment([1, 3])
+    planned = world.plan().run.syncs[0]
+    result = world.sync()
+    assert planned.counts == result.counts
+    assert (result.counts.added, result.counts.removed, result.counts.unchanged) == (1, 2, 1), result
+    assert world.held() == {email(NAMES[0]), email(NAMES[2])}
+    assert world.sync().status == "noop"
+    world.segments = {"gold": {"destinations": ["meta"], "renamed_from": ["vip"], "label": "vip"}}
+    world.segment([3], "gold")
+    assert world.sync().counts.removed == 1
+    assert world.held() == {email(NAMES[2])}
+    assert len(world.audiences()) == 1
+    pipeline.collect(world.request(), lambda sync_id, text: None, dry_run=False)
+    world.segments = {"vip": {"destinations": ["meta"], "renamed_from": ["gold"]}}
+    [row] = pipeline.status(world.request()).syncs
+    assert row.members == 1
+    world.segment([3, 4])
+    assert (world.sync().counts.added, world.sync().status) == (1, "noop")
+
+
+def test_after_a_rename_back_what_an_interrupted_run_sent_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dan was sent under the name in between, the run died, and the model has its first name again without Dan."""
+    world.segment([1, 2, 3])
+    world.sync()
+    world.segments = RENAMED
+    world.segment([1, 2, 3], "gold")
+    world.sync()
+    world.segment([1, 2, 3, 4], "gold")
+    monkeypatch.setattr(Lock, "may_start", lambda self, timeout_s: True)
+    _die_after_sending(world, monkeypatch)
+    world.segments = {"vip": {"destinations": ["meta"], "renamed_from": ["gold"]}}
+    world.segment([1, 2, 3])
+    world.sync()
+    assert world.held() == {email(name) for name in NAMES[:3]}
+    assert world.sync().status == "noop"

@@ -20,7 +20,7 @@ status   present   acknowledged
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbt_segments.state.store import Pointer, Store
@@ -83,6 +83,35 @@ def read_ledger(session: Session, store: Store, owner: str) -> Ledger:
         f"union all select {members} from {tables['delta_members']} where status <> 'gone'",
         f"select {units} from {tables['units']} b where {newer} union all select {units} from {tables['delta_units']}",
     )
+
+
+def passed_on(session: Session, store: Store) -> set[str]:
+    """Owners whose newest ledger has gone on under another name: the model was renamed, and a run has taken note.
+
+    Nothing refers to their tables any more but themselves, and the tables may be gone.
+    """
+    table = store.table("pointers")
+    rows = session.rows(
+        f"select o.owner, o.token, o.seq from {table} o where o.kind = ? and exists ("
+        f"select 1 from {table} n where n.kind = o.kind and n.parent = o.id and n.owner <> o.owner)",
+        [KIND],
+    )
+    newest = {owner: store.newest(session, owner, KIND) for owner in {row[0] for row in rows}}
+    return {owner for owner, token, seq in rows if (head := newest[owner]) and (head.token, head.seq) == (token, seq)}
+
+
+def lines(session: Session, store: Store, ids: Sequence[str]) -> list[str]:
+    """Of a sync's ids, today's first, those whose ledger counts.
+
+    A model that is renamed back has a ledger of its own, older than the one under the name that it had meanwhile.
+    """
+    stale = passed_on(session, store)
+    return [name for name in ids if name not in stale and store.is_known(session, name)]
+
+
+def current(session: Session, store: Store, ids: Sequence[str]) -> str:
+    """The id whose ledger counts: the sync's own, or, before its first run after a rename, that of a former one."""
+    return ids[0] if len(ids) == 1 else next(iter(lines(session, store, ids)), ids[0])
 
 
 def by_status(session: Session, ledger: Ledger) -> dict[str, int]:

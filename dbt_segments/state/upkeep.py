@@ -162,6 +162,8 @@ class Upkeep:
                 f"exists (select 1 from {table} n where n.owner = t.owner and n.kind = t.kind "
                 f"and (n.token > t.token or (n.token = t.token and n.seq > t.seq)))"
             )
+            # Which ledger went on under another name must be known as long as there are names to go back to.
+            yield f"not (t.kind = '{ledgers.KIND}' and t.seq = 0)"
         elif log == "model_builds":
             yield (
                 f"exists (select 1 from {table} n where n.unique_id = t.unique_id and n.built_at > t.built_at "
@@ -200,8 +202,9 @@ class Upkeep:
         session, store = self._session, self._store
         live: set[str] = set()
         heads = f"select distinct owner, kind from {store.table('pointers')} where kind <> '{pendings.KIND}'"
+        stale = ledgers.passed_on(session, store)
         for owner, kind in session.rows(heads):
-            head = store.head(session, owner, kind)
+            head = store.newest(session, owner, kind) if owner in stale else store.head(session, owner, kind)
             live.update(head.tables.values() if head else ())
         for pointer in self._open_pointers():
             live.update(pointer.tables.values())
@@ -231,9 +234,11 @@ class Upkeep:
         owners = session.rows(
             f"select distinct owner from {store.table('pointers')} where kind = '{pendings.KIND}' order by owner"
         )
+        stale = ledgers.passed_on(session, store)
         return [
             generation.pointer
             for (owner,) in owners
+            if owner not in stale
             for generation in pendings.read_generations(
                 session, store, owner, ledgers.read_ledger(session, store, owner)
             )
