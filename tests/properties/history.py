@@ -157,8 +157,13 @@ class History:
         for one in results:
             if one.destination == self.faults.gone and "no longer exists" in one.reason:
                 self.faults.met["deleted"] += 1
-            elif one.destination == self.faults.gone and self.clean and one.status in ("success", "partial"):
+            elif self.clean and self._was_asked(one) and one.status in ("success", "partial"):
                 raise Mismatch(f"the audience is deleted, and yet: {one.status} {one.reason}")
+
+    def _was_asked(self, one: SyncResult) -> bool:
+        """Whether this sync needed the deleted audience; asking for old jobs does not."""
+        mine = one.destination == self.faults.gone
+        return mine and bool(one.requests) and not is_asynchronous(self.shop.shapes[one.destination])
 
     def _lists(self) -> int:
         """How many audiences were ever made."""
@@ -203,8 +208,8 @@ class History:
     def judge(self, result: SyncResult, when: str) -> None:
         """What a single result claims must be so already."""
         settled = result.exit_code == 0 and result.counts.pending == 0 and result.counts.rejected == 0
-        if result.status == "noop" and result.destination == self.faults.gone:
-            return
+        if result.destination == self.faults.gone and not self._was_asked(result):
+            return  # nothing had to be sent, so nobody knows yet
         if result.status in ("success", "noop") and settled and not self.faults.needs_full:
             self.compare(result.destination, f"{when}, which said {result.status}")
 
