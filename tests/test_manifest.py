@@ -368,7 +368,8 @@ def _set(manifest: dict[str, Any], unique_id: str, path: str, value: Any) -> Non
             VIPS,
             "segment.destinations.0.identifiers",
             ["email", "city"],
-            "models/schema.yml: vips: segment.destinations[0].identifiers: acme_ads does not take `city`",
+            "models/schema.yml: vips: segment.destinations[0].identifiers: acme_ads does not take `city` (it takes "
+            "email, phone, first_name, last_name, fi, postal_code, doby, dobm, dobd, maid, external_id)",
         ),
         (
             VIPS,

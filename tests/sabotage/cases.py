@@ -234,8 +234,8 @@ SABOTAGES = (
         12,
         "our mark is not recognised",
         "audiences.py",
-        "return any(audience.mark.startswith(",
-        "return False and any(audience.mark.startswith(",
+        "return own and sync_of(audience.mark) in",
+        "return False and sync_of(audience.mark) in",
         "test_12_an_audience_is_found_by_its_mark",
     ),
     Sabotage(
@@ -355,8 +355,8 @@ SABOTAGES = (
         12,
         "another state's mark is ours",
         "audiences.py",
-        'return any(audience.mark.startswith(mark_of(self._store.state_id, name, "")) for name in names)',
-        'return any(f":{name}:" in audience.mark for name in names)',
+        'own = audience.mark.startswith(f"{PREFIX}{self._store.state_id}:")',
+        "own = audience.mark.startswith(PREFIX)",
         "test_12_a_lost_state_takes_no_audience_over",
     ),
     Sabotage(
