@@ -71,4 +71,4 @@ def test_killed_at_each_request(world: World, case: Case, moment: str) -> None:
             want = _want(case, people)
     _mend(world, case, want)
     assert len(world.audiences()) == 1
-    assert killed >= 3, killed
+    assert killed >= 2, killed  # TikTok and X fetch no token, so they make few requests
