@@ -323,6 +323,11 @@ class Session:
             )
         )
 
+    def tables(self, schema: str) -> set[str]:
+        """The names of all tables and views of a schema; none where there is no such schema."""
+        found = self.rows("select table_name from information_schema.tables where table_schema = ?", [schema])
+        return {str(name) for (name,) in found}
+
     def text(self, expression: str, data_type: str) -> str:
         """SQL that casts to text the same way in every session: UTC, ISO, `true`/`false`; arrays as JSON."""
         raise NotImplementedError

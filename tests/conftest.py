@@ -32,32 +32,40 @@ _BOTH_IN_CI = (
 )
 
 
-# Whole suites that take minutes: kills, random histories, the vendors' large libraries, platforms in depth.
+# Whole suites that together take minutes: kills, random histories, the vendors' large libraries, platforms in depth,
+# and scenarios that are further from what every sync does.
 _LONG = (
     "kill/",
     "properties/",
     "torture/",
     "contract/test_google_ads_protos.py",
     "e2e/test_chinook.py",
+    "e2e/test_gate.py",
+    "one_click/test_chinook.py",
+    "one_click/test_found_again.py",
+    "one_click/test_one_field.py",
     "one_click/test_pinterest.py",
+    "test_cadence_engine.py",
     "test_google_ads_syncs.py",
+    "test_made_with_members.py",
+    "test_records.py",
+    "test_rename.py",
+    "test_sizes.py",
+    "test_torture.py",
+    "test_upkeep.py",
 )
 # Of scenarios with many cases the default suite takes the first one each.
 _FIRST_CASE = (
     "test_invariants.py",
     "test_guard.py",
     "test_refusals.py",
-    "test_records.py",
     "test_records_e2e.py",
-    "test_cadence_engine.py",
     "test_membership.py",
-    "test_made_with_members.py",
     "test_lifecycle.py",
     "e2e/test_inside.py",
-    "e2e/test_gate.py",
 )
 # Of what every platform must do it takes the plain cases.
-_PLAIN = ("test_a_first_sync", "test_who_enters", "test_an_audience_that_was_deleted")
+_PLAIN = ("test_a_first_sync", "test_an_audience_that_was_deleted")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -27,7 +27,7 @@ def acme() -> Iterator[type[Destination]]:
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     point = EntryPoint(name=name, value=value, group=registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints([point]).select(group=group))
+    monkeypatch.setattr(registry, "_installed", lambda: {point.name: point})
 
 
 @pytest.mark.parametrize("name", ["meta", "facebook"])

@@ -6,6 +6,7 @@ A built-in type is the module of that name beside this one, imported when it is 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
@@ -63,6 +64,7 @@ def _by_alias(name: str) -> type[Destination]:
     raise ConfigError(f"`{name}` is no destination type", hint=hint)
 
 
+@functools.cache
 def _built_in() -> frozenset[str]:
     modules = (module.name for module in pkgutil.iter_modules(destinations.__path__))
     return frozenset(name for name in modules if name not in _NO_TYPES and not name.startswith("_"))
@@ -74,6 +76,7 @@ def _load_built_in(name: str) -> type[Destination]:
     return next(cls for cls in classes if cls.__dict__.get("type") == name)
 
 
+@functools.cache
 def _installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 

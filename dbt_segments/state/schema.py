@@ -256,7 +256,8 @@ def _inspect(session: Session, schema: str) -> tuple[str, int]:
             hint="pip install --upgrade dbt-segments",
         )
     later = _later_than(int(version))
-    missing = [name for name in TABLES if name not in later and not session.has_table(schema, name)]
+    there = session.tables(schema)
+    missing = [name for name in TABLES if name not in later and name not in there]
     if missing:
         raise StateError(
             f"schema {schema}: tables missing: {', '.join(missing)}",

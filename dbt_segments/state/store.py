@@ -167,8 +167,7 @@ class Store:
         """Drop this owner's tables of tokens below `before` that are not kept, orphans of dead runs among them."""
         kept = set(keep)
         mine = re.compile(rf"^({'|'.join(kinds)})_.*{digest(owner)}_(\d+)_\d+(_[0-9a-f]+)?$")
-        rows = session.rows("select table_name from information_schema.tables where table_schema = ?", [self.schema])
-        for (name,) in rows:
+        for name in session.tables(self.schema):
             found = mine.match(name)
             if found and name not in kept and int(found.group(2)) < before:
                 session.execute(f"drop table if exists {self.table(name)}")
