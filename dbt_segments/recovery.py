@@ -73,7 +73,9 @@ class Recovery:
             return read_generations(session, self._store, self._sync.id, ledger)
 
     def _inherit(self) -> None:
-        """A renamed model goes on with the ledger of its former sync id, whose own leftovers are folded first.
+        """A renamed model goes on with the ledger and the running jobs of its former sync id.
+
+        What else that one left is folded first.
 
         Before anything is written under the new id, and under the lock of the former one: an older deployment may
         still be running.
@@ -90,30 +92,25 @@ class Recovery:
             if former == own:
                 continue
             with self._hold(former) as lock, self._warehouse.session(lock_timeout_s=self._lock_timeout_s) as session:
-                if lock.overtaken:
-                    folds.seal(session, self._store, former, lock)
-                self._give_up_jobs(session, former)
-                pointer = folds.fold(session, self._store, former, lock).pointer
-                if pointer is None or not pointer.tables:
+                ledger = folds.fold(session, self._store, former, lock)
+                jobs = any(one.open_batches for one in read_generations(session, self._store, former, ledger))
+                if lock.overtaken or jobs:
+                    ledger = folds.seal(session, self._store, former, lock)
+                pointer = ledger.pointer
+                if pointer is None or not (pointer.tables or ledger.open):
                     continue
-                # What this id itself sent before, under a name that it has again, was folded when it lost the name.
-                detail = {"tables": dict(pointer.tables), "through": [self._lock.token, 0], "open": {}}
+                # What this id itself sent before, under a name that it has again, was folded when it lost the name, or
+                # is among the running jobs.
+                detail = {
+                    "tables": dict(pointer.tables),
+                    "through": [self._lock.token, 0],
+                    "open": dict(ledger.open),
+                }
                 with session.transaction():
                     self._lock.fence(session)
                     self._store.point(session, own, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
                     memory.inherit(session, self._store, own, former, self._lock.token)
                 return
-
-    def _give_up_jobs(self, session: Session, owner: str) -> None:
-        """Jobs of a former id are asked no more: what they do counts as unknown, so it is sent or removed again."""
-        ledger = ledgers.read_ledger(session, self._store, owner)
-        generations = read_generations(session, self._store, owner, ledger)
-        events = [
-            self._event(generation, batch, "unknown", Outcome(lost="renamed"))
-            for generation in generations
-            for batch in generation.open_batches
-        ]
-        self._store.log(session, "sync_batches", events)
 
     def poll(self, sender: Sender, generations: list[Generation]) -> Ended:
         """Ask for the outcome of every running job, fold those that ended, and say what came of them."""

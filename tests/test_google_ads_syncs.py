@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from dbt_segments import pipeline
 from dbt_segments.errors import ConfigError
 from dbt_segments.sandbox.google_ads import GoogleAds as Platform
 from dbt_segments.sandbox.server import Serving, build, serve
+from dbt_segments.state.locks import Lock
 from tests.one_click.case_google_ads import CASE
 from tests.projects import DuckDBWarehouse
 from tests.test_google_ads import key_file
@@ -104,6 +106,77 @@ def test_a_job_without_an_outcome_is_told_and_sent_again(world: World, policy: d
     for _ in range(2):
         last = world.sync()
     assert last.status == "noop"
+    assert world.held() == emails(ADA, BOB)
+
+
+RENAMED = {"gold": {"label": "VIP buyers", "renamed_from": ["vip"], "destinations": ["google_ads"]}}
+BACK = {"vip": {"label": "VIP buyers", "renamed_from": ["gold"], "destinations": ["google_ads"]}}
+
+
+def test_a_renamed_model_takes_over_the_jobs_that_run(world: World) -> None:
+    """Also that of a first sync, of which nothing is on record yet: it is asked about, and nobody is sent again."""
+    platform(world).policy["polls"] = 3
+    world.sync()
+    world.segments = RENAMED
+    world.segment([1, 2], "gold")
+    results = [world.sync() for _ in range(3)]
+    assert [(one.status, one.counts.pending) for one in results] == [("noop", 2), ("noop", 2), ("noop", 0)]
+    assert (len(world.calls("add")), len(world.calls("poll"))) == (1, 3)
+    assert world.held() == emails(ADA, BOB)
+
+
+def test_a_removal_that_runs_while_its_model_is_renamed_is_done_once(world: World) -> None:
+    """Whoever shares an identifier with the one who left waits for it under the new name, as under the old one."""
+    world.customers([(1, ADA), (2, BOB), (3, ADA)])
+    world.segment([1, 2, 3])
+    world.sync()
+    world.sync()
+    platform(world).policy["polls"] = 2
+    world.segment([1])
+    assert world.sync().counts.pending == 1
+    for segments, name in ((RENAMED, "gold"), (BACK, "vip")):
+        world.segments = segments
+        world.segment([1], name)
+        last = world.sync()
+        pipeline.collect(world.request(), lambda sync_id, text: None, dry_run=False)
+    assert last.counts.pending == 0
+    assert world.sync().status == "noop"
+    assert len(world.calls("remove")) == 1
+    assert world.held() == emails(ADA)
+    assert len(world.audiences()) == 1
+
+
+def test_a_job_that_fails_after_a_rename_is_told_and_sent_again(world: World) -> None:
+    """Its members are in doubt under the new name; later generations of that name are folded as well."""
+    for members in ([1], [1, 2]):
+        world.segment(members)
+        world.sync()
+        world.sync()
+    world.segment([2])
+    world.sync()
+    platform(world).policy["fail"] = "INTERNAL_ERROR"
+    world.segments = RENAMED
+    world.segment([2], "gold")
+    told = world.sync()
+    assert (told.status, "INTERNAL_ERROR" in told.reason) == ("partial", True)
+    platform(world).policy["fail"] = None
+    assert [world.sync().status for _ in range(2)] == ["noop", "noop"]
+    assert world.held() == emails(BOB)
+
+
+def test_a_run_that_takes_a_lock_over_keeps_the_jobs_that_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run before was killed once Google had taken its members: the seal leaves their job open."""
+    platform(world).policy["polls"] = 3
+    world.sync()
+    hold = Lock.__init__
+
+    def overtaken(self: Lock, *arguments: Any, **options: Any) -> None:
+        hold(self, *arguments, **{**options, "overtaken": True})
+
+    monkeypatch.setattr(Lock, "__init__", overtaken)
+    results = [world.sync() for _ in range(3)]
+    assert [one.counts.pending for one in results] == [2, 2, 0]
+    assert len(world.calls("add")) == 1
     assert world.held() == emails(ADA, BOB)
 
 

@@ -68,7 +68,7 @@ def _apply(session: Session, store: Store, owner: str, lock: Lock, ledger: Ledge
         tables = _write_ledger(session, store, ledger, scratch, names)
         for table in scratch.values():
             session.execute(f"drop table {table}")
-        detail = _detail(ledger, step, tables)
+        detail = _detail(owner, ledger, step, tables)
         pointer = store.point(
             session, owner, ledgers.KIND, token, seq, detail, parent=ledger.pointer.id if ledger.pointer else ""
         )
@@ -269,7 +269,7 @@ def _touched_members(session: Session, ledger: Ledger, scratch: Mapping[str, str
     """
 
 
-def _detail(ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str, object]:
+def _detail(owner: str, ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str, object]:
     """What the new ledger accounts for: all generations up to `through`, save the unfolded batches of `open` ones."""
     generation = step.generation.pointer
     still_open = dict(ledger.open)
@@ -277,7 +277,9 @@ def _detail(ledger: Ledger, step: _Step, tables: Mapping[str, str]) -> dict[str,
         still_open.pop(generation.id, None)
     else:
         still_open[generation.id] = sorted({*still_open.get(generation.id, ()), *step.batches})
-    through = max(ledger.through, (generation.token, generation.seq))
+    # Tokens are counted by owner: that of a generation which was begun under a former sync id says nothing here.
+    own = generation.owner == owner
+    through = max(ledger.through, (generation.token, generation.seq)) if own else ledger.through
     return {"tables": dict(tables), "through": list(through), "open": still_open}
 
 
@@ -294,17 +296,19 @@ def start_over(session: Session, store: Store, owner: str, lock: Lock) -> None:
     store.point(session, owner, ledgers.KIND, lock.token, seq, detail, parent=before.id if before else "")
 
 
-def seal(session: Session, store: Store, owner: str, lock: Lock) -> None:
+def seal(session: Session, store: Store, owner: str, lock: Lock) -> Ledger:
     """Close whatever an overtaken run may still write: its generations are from now on older than the ledger.
 
-    A run that takes a lock over folds first and seals then; rows that the overtaken run logs later are ignored.
+    A run that takes a lock over folds first and seals then; rows that the overtaken run logs later are ignored. What
+    has become of running jobs is not known yet: their generations stay open, also those of which nothing is folded.
     """
     ledger = fold(session, store, owner, lock)
     token = lock.token
+    generations = pendings.read_generations(session, store, owner, ledger)
     detail = {
         "tables": dict(ledger.pointer.tables) if ledger.pointer else {},
         "through": [token, 0],
-        "open": dict(ledger.open),
+        "open": {one.pointer.id: sorted(one.folded) for one in generations if one.open_batches},
     }
     with session.transaction():
         lock.fence(session)
@@ -317,3 +321,4 @@ def seal(session: Session, store: Store, owner: str, lock: Lock) -> None:
             detail,
             parent=ledger.pointer.id if ledger.pointer else "",
         )
+    return read_ledger(session, store, owner)

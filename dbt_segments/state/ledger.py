@@ -63,7 +63,10 @@ class Ledger:
 
     @property
     def open(self) -> Mapping[str, list[int]]:
-        """Older generations that still have running jobs -> their batches that are already folded."""
+        """Older generations that still have running jobs -> their batches that are already folded.
+
+        Those of a former sync id come first.
+        """
         return dict(self.pointer.detail["open"]) if self.pointer else {}
 
 

@@ -94,18 +94,22 @@ class Store:
     def pointers_since(
         self, session: Session, owner: str, kind: str, place: tuple[int, int], others: Iterable[str]
     ) -> list[Pointer]:
-        """Those after (token, seq), and `others` by their ids: what has become of years of runs is not read."""
+        """Those after (token, seq), behind `others` by their ids, whoever owns them: years of runs are not read."""
         token, seq = place
-        later = f"token > {token} or (token = {token} and seq > {seq}) or id in {in_list(others)}"
-        return self._pointers(session, owner, kind, f"and ({later}) order by token, seq")
+        place_of = {name: number for number, name in enumerate(others)}
+        later = f"owner = ? and (token > {token} or (token = {token} and seq > {seq}))"
+        found = self._read(session, f"kind = ? and (({later}) or id in {in_list(place_of)})", [kind, owner])
+        return sorted(found, key=lambda one: (place_of.get(one.id, len(place_of)), one.token, one.seq))
 
     def _pointers(self, session: Session, owner: str, kind: str, which: str) -> list[Pointer]:
+        return self._read(session, f"owner = ? and kind = ? {which}", [owner, kind])
+
+    def _read(self, session: Session, where: str, parameters: list[Any]) -> list[Pointer]:
         rows = session.rows(
-            f"select distinct id, token, seq, parent, detail from {self.table('pointers')} "
-            f"where owner = ? and kind = ? {which}",
-            [owner, kind],
+            f"select distinct id, owner, kind, token, seq, parent, detail from {self.table('pointers')} where {where}",
+            parameters,
         )
-        return [Pointer(r[0], owner, kind, int(r[1]), int(r[2]), r[3] or "", json.loads(r[4])) for r in rows]
+        return [Pointer(r[0], r[1], r[2], int(r[3]), int(r[4]), r[5] or "", json.loads(r[6])) for r in rows]
 
     def point(
         self,

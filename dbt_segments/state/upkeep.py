@@ -232,7 +232,8 @@ class Upkeep:
         """Generations that are not wholly folded."""
         session, store = self._session, self._store
         owners = session.rows(
-            f"select distinct owner from {store.table('pointers')} where kind = '{pendings.KIND}' order by owner"
+            f"select distinct owner from {store.table('pointers')} "
+            f"where kind in ('{pendings.KIND}', '{ledgers.KIND}') order by owner"
         )
         stale = ledgers.passed_on(session, store)
         return [
