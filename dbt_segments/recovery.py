@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dbt_segments.audiences import recorded
@@ -145,6 +145,7 @@ class Recovery:
             outcome = sender.play(self._destination.poll(audience, job))
             if not outcome.done:
                 return None
+            outcome = _complete(outcome, generation.states[batch].taken)
         except TransientError:  # no answer for now: the job stays open
             return None
         # A job that failed, or that nobody knows of any more, may have done anything.
@@ -184,3 +185,14 @@ class Recovery:
             key = session.value(f"select key from {pending} where seq = ?", [first + index])
             rejects.append(self._logbook.reject(row["generation"].pointer.id, first + index, key, code))
         self._store.log(session, "rejects", rejects)
+
+
+def _complete(outcome: Outcome, taken: int | None) -> Outcome:
+    """The outcome of an ended job; lost where the platform had fewer members than were sent, and does not say why.
+
+    Who is missing is not known, so nobody of the batch counts as acknowledged.
+    """
+    if outcome.lost or outcome.counted is None or taken is None:
+        return outcome
+    missing = taken - outcome.counted - outcome.unattributed
+    return replace(outcome, lost=f"{missing} of {taken} members are missing") if missing > 0 else outcome

@@ -560,6 +560,14 @@ def status(word: str, *errors: tuple[str, str]) -> dict[str, Any]:
     return {"requestStatusPerDestination": [{**one, **({"errorInfo": {"errorCounts": counts}} if counts else {})}]}
 
 
+def counted(word: str, said: dict[str, str], verb: str = "audienceMembersIngestionStatus") -> dict[str, Any]:
+    """A status that says how many members there were."""
+    found = status(word)
+    kind = "compositeDataIngestionStatus" if "Ingestion" in verb else "compositeDataRemovalStatus"
+    found["requestStatusPerDestination"][0][verb] = {kind: said}
+    return found
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -568,6 +576,10 @@ def status(word: str, *errors: tuple[str, str]) -> dict[str, Any]:
         (status("PARTIAL_SUCCESS"), Outcome(unattributed=1)),
         (status("SUCCESS", ("1", "NO_CONSENT")), Outcome(unattributed=1)),
         (status("FAILED", ("4", "DENIED_CONSENT")), Outcome(lost="FAILED:DENIED_CONSENT")),
+        (counted("SUCCESS", {"recordCount": "12"}), Outcome(counted=12)),
+        (counted("SUCCESS", {"recordCount": "12"}, "audienceMembersRemovalStatus"), Outcome(counted=12)),
+        (counted("PARTIAL_SUCCESS", {"recordCount": "12"}), Outcome(unattributed=1, counted=12)),
+        (counted("SUCCESS", {}), Outcome(counted=0)),
         (status("PROCESSING"), Outcome(job="r-1", done=False)),
         (status("REQUEST_STATUS_UNKNOWN"), Outcome(job="r-1", done=False)),
         (RefusedError("x", code="REQUEST_TOO_OLD"), Outcome(lost="REQUEST_TOO_OLD")),

@@ -109,6 +109,26 @@ def test_a_job_without_an_outcome_is_told_and_sent_again(world: World, policy: d
     assert world.held() == emails(ADA, BOB)
 
 
+@pytest.mark.parametrize("op", ["add", "remove"])
+def test_members_that_are_lost_on_the_way_are_not_acknowledged(world: World, op: str) -> None:
+    """The job succeeds with fewer members than were sent, and no errors: nobody of the batch counts as done."""
+    world.customers([(1, ADA), (2, BOB), (3, "cyd@example.com")])
+    world.segment([1, 2, 3])
+    if op == "remove":
+        world.sync()
+        world.sync()
+        world.segment([1])
+    platform(world).policy["lose"] = 1
+    world.sync()
+    told = world.sync()
+    assert (told.status, told.exit_code) == ("partial", 1)
+    assert f"1 of {3 if op == 'add' else 2} members are missing" in told.reason
+    platform(world).policy["lose"] = 0
+    results = [world.sync() for _ in range(2)]
+    assert results[-1].status == "noop"
+    assert world.held() == emails(ADA, *((BOB, "cyd@example.com") if op == "add" else ()))
+
+
 RENAMED = {"gold": {"label": "VIP buyers", "renamed_from": ["vip"], "destinations": ["google_ads"]}}
 BACK = {"vip": {"label": "VIP buyers", "renamed_from": ["gold"], "destinations": ["google_ads"]}}
 

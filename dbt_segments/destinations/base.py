@@ -185,6 +185,7 @@ class Outcome:
     job            handle of an accepted job that has not finished: all members are submitted
     done           False: the job (see `Destination.poll`) still runs
     lost           why a job has no outcome: it failed, or its status is gone; it may have done anything
+    counted        of an ended job: how many members the platform says that it had; None: it does not say
     audience       the one that this batch made, where it came with its first members
     warnings       what the platform says against members that it took, for people; never a value
     """
@@ -195,6 +196,7 @@ class Outcome:
     job: str | None = None
     done: bool = True
     lost: str | None = None
+    counted: int | None = None
     audience: Audience | None = None
     warnings: tuple[str, ...] = ()
 

@@ -263,7 +263,8 @@ class GoogleAds(Destination):
         if status == "FAILED":
             return Outcome(lost=":".join(("FAILED", *reasons)))
         if status in ("SUCCESS", "PARTIAL_SUCCESS"):
-            return Outcome(unattributed=max(refused, 1 if status == "PARTIAL_SUCCESS" else 0))
+            unattributed = max(refused, 1 if status == "PARTIAL_SUCCESS" else 0)
+            return Outcome(unattributed=unattributed, counted=_counted(statuses[0]))
         if status in _PROCESSING:
             return Outcome(job=job, done=False)
         raise UnknownError("google_ads: a status that is not documented", code="status")
@@ -298,3 +299,14 @@ def _errors(status: Mapping[str, Any]) -> tuple[int, list[str]]:
     counts = (status.get("errorInfo") or {}).get("errorCounts") or []
     refused = sum(lists.whole(one.get("recordCount")) or 0 for one in counts)
     return refused, [str(one.get("reason", "")).removeprefix(_REASON) for one in counts]
+
+
+def _counted(status: Mapping[str, Any]) -> int | None:
+    """How many members Google says a job had, those included that it did not take; None where it says nothing.
+
+    Numbers are texts there, and a zero is left out.
+    """
+    for verb in ("audienceMembersIngestionStatus", "audienceMembersRemovalStatus"):
+        for one in (status.get(verb) or {}).values():
+            return lists.whole(one.get("recordCount", 0)) if isinstance(one, dict) else None
+    return None

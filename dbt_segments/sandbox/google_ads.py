@@ -45,6 +45,7 @@ class Job:
     total: int
     made: float
     polls: int = 0
+    lost: int = 0
     state: str = "PROCESSING"
 
 
@@ -56,6 +57,7 @@ class GoogleAds(Platform):
     polls              at which poll a job is done (1)
     fail               a reason: jobs fail at that poll, with nothing applied
     forget_jobs        their status is gone, whatever became of them
+    lose               so many members of a job are lost on the way, without a word but the count of the others
     strict_consent     members without both consents are not processed
     refuse             {digest: reason}: requests with such a value are refused because of it
     granted            whether the user still allows the access
@@ -71,6 +73,7 @@ class GoogleAds(Platform):
         "polls": 1,
         "fail": None,
         "forget_jobs": False,
+        "lose": 0,
         "strict_consent": False,
         "refuse": {},
         "granted": True,
@@ -295,7 +298,8 @@ class GoogleAds(Platform):
             job.state, job.errors = "FAILED", Counter({f"PROCESSING_ERROR_REASON_{self.policy['fail']}": job.total})
             return
         members, day = job.audience.members, self.clock.today()
-        for row in job.rows:
+        job.lost = min(self.policy["lose"], len(job.rows))
+        for row in job.rows[job.lost :]:
             if job.op == "add":
                 members.add(row, day)
             else:
@@ -313,7 +317,7 @@ class GoogleAds(Platform):
             counts = [{"recordCount": str(count), "reason": reason} for reason, count in sorted(job.errors.items())]
             status["errorInfo"] = {"errorCounts": counts}
         if job.state != "PROCESSING":
-            status[verb[0]] = {f"{kind}{verb[1]}": {"recordCount": str(job.total)}}
+            status[verb[0]] = {f"{kind}{verb[1]}": {"recordCount": str(job.total - job.lost)}}
         return status
 
 

@@ -43,10 +43,11 @@ _RANK = {"sending": 1, "submitted": 2, "accepted": 3, "rejected": 3, "unknown": 
 
 @dataclass(frozen=True)
 class BatchState:
-    """The furthest state that was logged for a batch."""
+    """The furthest state that was logged for a batch; `taken`: members whom the platform did not refuse at once."""
 
     state: str
     job: str | None = None
+    taken: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,18 @@ def read_generations(session: Session, store: Store, owner: str, ledger: Ledger)
     for pointer in store.pointers_since(session, owner, KIND, ledger.through, ledger.open):
         store.require(session, pointer)
         states: dict[int, BatchState] = {}
-        for batch, state, job in session.rows(
-            f"select batch, state, job from {store.table('sync_batches')} where generation = ? and batch is not null",
+        for batch, state, job, taken in session.rows(
+            f"select batch, state, job, members - coalesce(refused, 0) from {store.table('sync_batches')} "
+            f"where generation = ? and batch is not null",
             [pointer.id],
         ):
             known = states.get(int(batch))
             if known is None or _RANK[state] > _RANK[known.state]:
-                states[int(batch)] = BatchState(state, job or (known.job if known else None))
+                states[int(batch)] = BatchState(
+                    state,
+                    job or (known.job if known else None),
+                    int(taken) if taken is not None else known.taken if known else None,
+                )
         phases = {int(number): phase for number, phase in pointer.detail["batches"].items()}
         found.append(Generation(pointer, phases, states, frozenset(ledger.open.get(pointer.id, ()))))
     return found
