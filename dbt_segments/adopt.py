@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dbt_segments import project as projects
-from dbt_segments.audiences import PREFIX, AudienceHeldError, Resolver, recorded, sync_of
+from dbt_segments.audiences import AudienceHeldError, Resolver, recorded, sync_of
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Audience, Row
 from dbt_segments.errors import ConfigError, DestinationError, GoneError, RefusedError, SettingsError
@@ -136,7 +136,7 @@ class Adopter(Resolver):
             raise DestinationError(
                 f"{sync.id}: this destination has no place for a mark", hint="name the audience with --id"
             )
-        found = [a for a in self._play(self._destination.find(PREFIX, sync.audience_name)) if a.mark]
+        found = [a for a in self._sought(sync.audience_name) if a.mark]
         ids = (sync.id, *sync.former_ids)
         marked = [a for a in found if self._is_ours(a, sync)] or [a for a in found if sync_of(a.mark) in ids]
         if len(marked) == 1:

@@ -126,7 +126,7 @@ class Resolver:
                     code="audience_changed",
                     hint="restore the id, or give the sync a new `id:` to begin with the other audience",
                 )
-            return self._check(sync, known.audience)
+            return self._usable(sync, known.audience)
         if sync.audience_id is not None:
             return self._adopt(sync, self._play(self._destination.get(sync.audience_id)))
         return self._find(sync, intended) or self._create(sync, intended)
@@ -148,31 +148,42 @@ class Resolver:
     def _session(self) -> AbstractContextManager[Session]:
         return self._warehouse.session(lock_timeout_s=self._lock_timeout_s)
 
+    def _usable(self, sync: Sync, known: Audience) -> Audience:
+        """The recorded audience, ours and not ended. Raises GoneError where the platform has ended it."""
+        now = self._check(sync, known)
+        if now.ended:
+            raise GoneError("the platform has ended the audience", code=now.ended, ended=now.ended)
+        return now
+
     def _check(self, sync: Sync, known: Audience) -> Audience:
         """The recorded audience as it is now; its mark must still be ours."""
         now = self._play(self._destination.get(known.id))
         if self._destination.has_mark and known.mark and now.mark != known.mark:
             if not now.mark:
-                return self._play(self._destination.adopt(now, known.mark))
+                return now if now.ended else self._play(self._destination.adopt(now, known.mark))
             raise AudienceHeldError(
                 f"{sync.id}: audience {known.id} carries the mark of another state or sync",
                 code="foreign_mark",
                 hint="another project or state manages it; give this sync a new `id:` or stop the other",
             )
-        return Audience(known.id, known.name or now.name, known.mark, known.account)
+        return Audience(known.id, known.name or now.name, known.mark, known.account, now.ended)
+
+    def _sought(self, name: str) -> list[Audience]:
+        """Audiences with a mark of ours or the name; not those that the platform has ended."""
+        return [one for one in self._play(self._destination.find(PREFIX, name)) if not one.ended]
 
     def _find(self, sync: Sync, intended: tuple[str, str] | None) -> Audience | None:
         """An audience that an earlier, interrupted run of this sync made; holds on one that is somebody else's."""
         # Where there is no place for a mark, what a run made before it died is known by the name that it intended.
         sought = intended[0] if intended is not None and not self._destination.has_mark else None
         if sought is not None:
-            mine = [a for a in self._play(self._destination.find(PREFIX, sought)) if a.name == sought]
+            mine = [a for a in self._sought(sought) if a.name == sought]
             if len(mine) == 1:
                 with self._session() as session:
                     self._refuse_taken(session, sync, mine[0].id)
                 self._record(sync, mine[0], "created", "")
                 return mine[0]
-        found = self._play(self._destination.find(PREFIX, sync.audience_name))
+        found = self._sought(sync.audience_name)
         ours = [a for a in found if self._is_ours(a, sync)]
         if ours:
             audience = min(ours, key=lambda a: (len(a.id), a.id))
@@ -253,7 +264,17 @@ class Resolver:
         return bool(found)
 
     def _adopt(self, sync: Sync, audience: Audience, *, without_history: bool = False) -> Audience:
-        """Take over an audience that the user named; one with another state's mark only without its history."""
+        """Take over an audience that the user named; one with another state's mark only without its history.
+
+        Raises AudienceHeldError for one that the platform has ended, or that is somebody else's.
+        """
+        if audience.ended:
+            raise AudienceHeldError(
+                f"{sync.id}: ads can use audience {audience.id} no more: {self._destination.type} calls it "
+                f"{audience.ended}",
+                code="audience_ended",
+                hint="name another one, or none: then the sync makes its own",
+            )
         foreign = bool(audience.mark) and not self._is_ours(audience, sync)
         if foreign and not (without_history and self._is_of_a_lost_state(audience)):
             hint = "stop the other sync, or choose another audience"
@@ -330,10 +351,7 @@ class Resolver:
             known = recorded(session, self._store, sync)
         names = {sync.audience_name, known.audience.name if known else ""} - {""}
         found = [
-            one
-            for name in sorted(names)
-            for one in self._play(self._destination.find(PREFIX, name))
-            if known is None or one.id != known.audience.id
+            one for name in sorted(names) for one in self._sought(name) if known is None or one.id != known.audience.id
         ]
         ours = {one.id: one for one in found if self._is_ours(one, sync)}
         named = {one.id: one for one in found if one.name in names and not one.mark}
@@ -366,11 +384,31 @@ class Resolver:
         }
 
 
-def gone(error: GoneError, sync: Sync) -> GoneError:
-    """The same error with what to do next; a vanished audience is never made again silently."""
-    return GoneError(
-        f"{sync.id}: the audience no longer exists, or these credentials cannot see it",
-        code=error.code,
-        hint="restore it at the platform, or set `gone: recreate` for another one with everybody in it; "
-        "`gone: adopt` takes the one over that has our mark or its name",
+def gone(error: GoneError, sync: Sync, audience: Audience) -> GoneError:
+    """The same error with the audience and what to do next; a vanished audience is never made again silently."""
+    which = f"audience {audience.id} ({audience.name})" if audience.name else f"audience {audience.id}"
+    said = f"{which} no longer exists, or these credentials cannot see it"
+    if error.ended:
+        said = f"ads can use {which} no more: {sync.connection.type} calls it {error.ended}"
+    return GoneError(f"{sync.id}: {said}", code=error.code, hint=_remedy(sync), ended=error.ended)
+
+
+def _remedy(sync: Sync) -> str:
+    """What to do about a vanished audience, and where that is written."""
+    if sync.audience_id is not None:
+        return "restore it at the platform, or name another one with `audience_id:` and give the sync a new `id:`"
+    where = (
+        f"`gone:` stands beside `to: {sync.connection.name}` in the meta of {sync.segment.model.name}, or for all "
+        "syncs under `vars: dbt_segments:`"
+    )
+    if sync.gone == "recreate":
+        return f"restore it at the platform; `gone: recreate` acts once nothing holds the sync ({where})"
+    if sync.gone == "adopt":
+        return (
+            "`gone: adopt` wants one audience with our mark, or else one of its name with nobody's: make one, or set "
+            f"`gone: recreate`; {where}"
+        )
+    return (
+        "restore it at the platform, or set `gone: recreate` for another one with everybody in it; `gone: adopt` takes "
+        f"the one over that has our mark or its name; {where}"
     )

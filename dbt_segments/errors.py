@@ -10,7 +10,7 @@
       StateError           2   the state is missing, foreign or damaged; says how to repair it
       DestinationError     1
         AuthError          1   the credentials were refused; never retried
-        GoneError          1   the audience no longer exists, or these credentials cannot see it
+        GoneError          1   the audience no longer exists, these credentials cannot see it, or it has expired
         RefusedError       1   the whole request was refused; sending it again will not help
         TransientError     3   429, 5xx, time-outs, after the retry budget; the next run may succeed
           UnknownError     3   the request may or may not have been applied
@@ -115,7 +115,14 @@ class AuthError(DestinationError):
 
 
 class GoneError(DestinationError):
-    """The audience was deleted, is no longer shared, or its id is wrong."""
+    """The audience was deleted, is no longer shared, or its id is wrong; or the platform has ended it.
+
+    ended  the platform's word for an audience that is still shown and that ads can use no more
+    """
+
+    def __init__(self, message: str, *, code: str = "", hint: str | None = None, ended: str = "") -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.ended = ended
 
 
 class RefusedError(DestinationError):

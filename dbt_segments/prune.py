@@ -250,9 +250,10 @@ class _Pruner:
                 if emptied and pruned.action == "delete":
                     remover.delete(sync)
                     return replace(pruned, done="deleted", note="the empty list stays: it cannot be deleted")
-            except GoneError:
+            except GoneError as error:
                 remover.give_up(sync, "gone")
-                return replace(pruned, done="gone", note="it was deleted at the platform before")
+                why = f"the platform has ended it ({error.ended})" if error.ended else "it was deleted at the platform"
+                return replace(pruned, done="gone", note=f"{why} before")
             if emptied:
                 remover.note(sync, "emptied")
                 return replace(pruned, done="emptied")

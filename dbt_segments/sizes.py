@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from dbt_segments import cadence
-from dbt_segments.audiences import recorded
+from dbt_segments.audiences import gone, recorded
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Audience, Destination, Size
-from dbt_segments.errors import DestinationError
+from dbt_segments.errors import DestinationError, GoneError
 from dbt_segments.project import Project
 from dbt_segments.retry import Budget
 from dbt_segments.send import Sender
@@ -136,12 +136,18 @@ def _ask(due: list[_Due], tell: Callable[[str], None]) -> list[tuple[_Due, Size]
     with Sender(destination, budget=_BUDGET) as sender:
         for one in due:
             try:
-                found.append((one, sender.play(destination.size(one.audience))))
+                size = sender.play(destination.size(one.audience))
             except NotImplementedError:
                 return []
+            except GoneError as error:
+                tell(f"warning: {gone(error, one.sync, one.audience).message}")
+                continue
             except DestinationError as error:
                 tell(f"warning: {one.sync.id}: its size could not be read: {error.message}")
                 break
+            if size.ended:
+                tell(f"warning: {gone(GoneError('', ended=size.ended), one.sync, one.audience).message}")
+            found.append((one, size))
     return found
 
 

@@ -209,9 +209,10 @@ class SyncRun:
             try:
                 audience = resolver.resolve(self._sync)
             except GoneError as error:
-                if not self._start_over(resolver):
-                    raise gone(error, self._sync) from None
-                return None
+                if self._start_over(resolver, error.ended):
+                    return None
+                named = Audience(self._sync.audience_id or "", self._sync.audience_name)
+                raise gone(error, self._sync, known.audience if known else named) from None
             except AudienceHeldError as error:
                 self._hold(error.code, error.message, error.hint)
                 return self._held(None, made.found.counts)
@@ -269,7 +270,9 @@ class SyncRun:
         done = counts.added + counts.changed + counts.removed
         rejected = delivery.refused + delivery.unattributed
         running = any(fate == "submitted" for fate in delivery.fates.values())
-        error = gone(delivery.error, self._sync) if isinstance(delivery.error, GoneError) else delivery.error
+        error = delivery.error
+        if isinstance(error, GoneError):
+            error = gone(error, self._sync, delivery.audience)
         result = replace(result, notes=(*result.notes, *_delivery_notes(delivery, error, running=running)))
         if result.status == "held":
             failed = f"; refusals were not all sent: {_said(error)}" if error else ""
@@ -403,8 +406,8 @@ class SyncRun:
         if hint:
             self._notes.insert(0, hint)
 
-    def _start_over(self, resolver: Resolver) -> bool:
-        """Whether the sync goes on although its audience is gone: with a new one, or with one that is there.
+    def _start_over(self, resolver: Resolver, ended: str) -> bool:
+        """Whether the sync goes on although its audience is gone, or ended: with a new one, or with one that is there.
 
         Not while it is held, since nothing but refusals goes out then, and not where the user names the audience.
         """
@@ -418,7 +421,8 @@ class SyncRun:
             resolver.take(self._sync, successor)
         self._started_over = True
         what = "another one is made" if successor is None else f"audience {successor.id} takes its place"
-        self._note(f"the audience was deleted at the platform: {what}, with everybody in it")
+        why = f"the platform has ended the audience ({ended})" if ended else "the audience was deleted at the platform"
+        self._note(f"{why}: {what}, with everybody in it")
         return True
 
     def _collect(self, session: Session, lock: Lock) -> None:

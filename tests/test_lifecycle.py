@@ -72,7 +72,8 @@ def test_by_default_a_vanished_audience_fails_its_sync(world: World) -> None:
     world.segment([1, 2, 3])
     result = world.sync()
     assert (result.status, result.exit_code) == ("failed", 1)
-    assert any("gone: recreate" in note for note in result.notes)
+    assert f"audience {next(iter(platform(world).audiences))} (vip) no longer exists" in result.reason
+    assert any("gone: recreate" in note and "beside `to: meta` in the meta of vip" in note for note in result.notes)
     assert world.audiences() == []
 
 

@@ -457,6 +457,8 @@ def test_a_segment_of_companies_is_not_adopted() -> None:
         ({"inputCount": 600}, Size(640, 640, "ready", 1.0)),
         ({"inputCount": None, "destinations": [{"status": "BUILDING"}]}, Size(None, None, "processing")),
         ({"destinations": []}, Size(None, None, "")),
+        ({"inputCount": None, "destinations": [{"status": "EXPIRED"}]}, Size(status="expired", ended="EXPIRED")),
+        ({"inputCount": None, "destinations": [{"status": "ARCHIVED"}]}, Size(status="archived")),
     ],
 )
 def test_size(changes: dict[str, Any], size: Size) -> None:

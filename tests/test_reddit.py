@@ -262,22 +262,28 @@ def test_a_next_page_at_another_host_is_not_asked() -> None:
     ("entry", "error", "code"),
     [
         ({**ENTRY, "status": "DELETED"}, GoneError, "DELETED"),
-        ({**ENTRY, "status": "EXPIRED"}, RefusedError, "EXPIRED"),
         ({**ENTRY, "type": "PIXEL_RETARGETING"}, RefusedError, "type"),
         ({"name": "VIP buyers", "type": "CUSTOMER_LIST"}, UnknownError, "id"),
         ([], UnknownError, "data"),
     ],
 )
 def test_an_audience_that_takes_no_members(entry: Any, error: type[DestinationError], code: str) -> None:
-    """Deleted is gone, expired is final, other types are refused, and an answer without an id proves nothing."""
+    """Deleted is gone, other types are refused, and an answer without an id proves nothing."""
     with pytest.raises(error) as caught:
         play(reddit(), reddit().get("ca.25"), ok({"data": entry}))
     assert (type(caught.value), caught.value.code) == (error, code)
 
 
+def test_an_audience_that_expired() -> None:
+    """It is shown, with Reddit's word for its end."""
+    (found, _) = play(reddit(), reddit().get("ca.25"), ok({"data": {**ENTRY, "status": "EXPIRED"}}))
+    assert found.ended == "EXPIRED"
+
+
 @pytest.mark.parametrize(
     ("facts", "size"),
     [
+        ({"status": "EXPIRED"}, Size(status="expired", ended="EXPIRED")),
         ({"status": "PENDING", "size_range_lower": 0, "size_range_upper": 0}, Size(status="processing")),
         ({"status": "VALID", "size_range_lower": 1000, "size_range_upper": 1500}, Size(1000, 1500, "ready")),
         ({"status": "NOT_ENOUGH_MATCHES_ERROR", "size_range_upper": 400}, Size(None, 400, "too small to deliver")),

@@ -134,3 +134,16 @@ def test_a_size_that_cannot_be_read_fails_nothing(world: World, clock: Clock) ->
     assert sizes(world) == []
     world.sync()
     assert len(sizes(world)) == 1
+
+
+def test_a_size_of_an_audience_that_is_gone_is_told(world: World, clock: Clock) -> None:
+    """A sync that has nothing to send does not ask for its audience, and is told of its end all the same."""
+    world.sync()
+    clock.pass_(days=1)
+    assert world.serving is not None
+    for audience in world.serving.sandbox.platforms["scripted-platform"].audiences.values():
+        audience.deleted = True
+    told: list[str] = []
+    run = pipeline.sync(world.request(), lambda sync_id, text: told.append(text))
+    assert [one.status for one in run.syncs] == ["noop"]
+    assert any("warning: shop.vip.acme: audience " in text and "no longer exists" in text for text in told), told

@@ -6,6 +6,7 @@ codes") and its help centre ("List of supported IDs and formats", September 2025
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -313,6 +314,24 @@ def test_get() -> None:
     for reply in (ok({"list": []}), details(audience_id="1")):
         with pytest.raises(GoneError):
             play(tiktok().get(AUDIENCE.id), reply)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended"),
+    [
+        ({"is_valid": False, "expired_time": "2026-11-01 00:00:00"}, "expired"),
+        ({"is_valid": False, "expired_time": "2026-11-09 13:00:00"}, ""),
+        ({"is_valid": False, "expired_time": "2027-11-01 00:00:00"}, ""),
+        ({"is_valid": False, "expired_time": "someday"}, ""),
+        ({"is_valid": False}, ""),
+        ({"is_valid": True, "expired_time": "2026-11-01 00:00:00"}, ""),
+    ],
+)
+def test_an_audience_has_ended_only_once_its_last_day_is_over(changes: dict[str, Any], ended: str) -> None:
+    """A young or small one is not valid either; the answer says what day it is, and a day is left for time zones."""
+    reply = dataclasses.replace(details(**changes), headers={"date": "Tue, 10 Nov 2026 12:00:00 GMT"})
+    assert play(tiktok().get(AUDIENCE.id), reply)[0].ended == ended
+    assert play(tiktok().get(AUDIENCE.id), details(**changes))[0].ended == ""
 
 
 @pytest.mark.parametrize(

@@ -118,12 +118,17 @@ class Fault:
 
 @dataclass(frozen=True)
 class Audience:
-    """The list inside a destination. `mark` is what its description says of us; empty: not ours, or no such field."""
+    """The list inside a destination.
+
+    mark   what its description says of us; empty: not ours, or no such field
+    ended  the platform's word for a list that is still shown and that ads can use no more; empty: they can
+    """
 
     id: str
     name: str = ""
     mark: str = ""
     account: str = ""
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,12 +213,14 @@ class Size:
     lower, upper  people, as an estimate; equal where the platform gives one number
     match_rate    share of what was uploaded that the platform knows, 0 to 1, where it says so itself
     status        its state in plain words; `processing` where figures are not settled yet
+    ended         as of `Audience`
     """
 
     lower: int | None = None
     upper: int | None = None
     status: str = ""
     match_rate: float | None = None
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -448,14 +455,14 @@ class Destination:
     # -- flows ------------------------------------------------------------------------------------------------
 
     def find(self, mark: str, name: str) -> Flow[list[Audience]]:
-        """Every audience that carries `mark`, or the name, ours or not; the caller decides.
+        """Every audience that carries `mark`, or the name, ours or not, ended or not; the caller decides.
 
         mark  whole, or only its first parts: "dbt-segments:" means every mark of ours
         """
         raise NotImplementedError
 
     def get(self, audience_id: str) -> Flow[Audience]:
-        """One audience; raises GoneError where it is not there."""
+        """One audience, ended or not; raises GoneError where it is not there."""
         raise NotImplementedError
 
     def create(self, name: str, mark: str) -> Flow[Audience]:

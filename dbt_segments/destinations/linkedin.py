@@ -51,6 +51,8 @@ _STATUS = {
     "FAILED": "failed",
     "ERROR": "failed",
 }
+# Ads cannot target such a segment again; LinkedIn's remedy is a new one.
+_ENDED = ("EXPIRED", "FAILED", "ERROR")
 
 
 class LinkedIn(Destination):
@@ -186,8 +188,7 @@ class LinkedIn(Destination):
     def size(self, audience: Audience) -> Flow[Size]:
         """The members to target. The match rate is that of the last seven days' input; LinkedIn shows no other."""
         entry = yield from self._entry(audience.id)
-        places = entry.get("destinations")
-        place = places[0] if isinstance(places, list) and places and isinstance(places[0], dict) else {}
+        place = _place(entry)
         status = str(place.get("status") or "")
         people = _count(place.get("audienceSize"))
         given, matched = _count(entry.get("inputCount")), _count(place.get("matchedCount"))
@@ -196,6 +197,7 @@ class LinkedIn(Destination):
             upper=people,
             status=_STATUS.get(status, status.lower()),
             match_rate=min(1.0, matched / given) if given and matched is not None else None,
+            ended=_ended(entry),
         )
 
     def delete(self, audience: Audience) -> Flow[None]:
@@ -284,7 +286,18 @@ class LinkedIn(Destination):
         marks = [*_marks(str(entry.get("description") or "")), *_marks(str(entry.get("sourceSegmentId") or ""))]
         ours = next((one for one in marks if _carries(one, mark)), marks[0] if marks else "")
         account = str(entry.get("account") or self.account())
-        return Audience(id=_id(entry.get("id")), name=str(entry.get("name") or ""), mark=ours, account=account)
+        return Audience(_id(entry.get("id")), str(entry.get("name") or ""), ours, account, _ended(entry))
+
+
+def _place(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What ads target of a segment, as LinkedIn shows it with the segment."""
+    places = entry.get("destinations")
+    return places[0] if isinstance(places, list) and places and isinstance(places[0], dict) else {}
+
+
+def _ended(entry: Mapping[str, Any]) -> str:
+    status = str(_place(entry).get("status") or "")
+    return status if status in _ENDED else ""
 
 
 def _marks(text: str) -> list[str]:

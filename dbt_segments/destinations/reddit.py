@@ -186,13 +186,9 @@ class Reddit(Destination):
     def get(self, audience_id: str) -> Flow[Audience]:
         reply = yield Call("GET", f"/custom_audiences/{audience_id}")
         entry = _data(reply)
-        status, kind = str(entry.get("status", "")), str(entry.get("type") or CUSTOMER_LIST)
-        if status == "DELETED":
-            raise GoneError("reddit: the audience was deleted", code=status)
-        if status == "EXPIRED":
-            hint = "give the sync a new `id:` to make another one with everybody in it"
-            raise RefusedError("reddit: the audience has expired and takes no more members", code=status, hint=hint)
-        if kind != CUSTOMER_LIST:
+        if entry.get("status") == "DELETED":
+            raise GoneError("reddit: the audience was deleted", code="DELETED")
+        if str(entry.get("type") or CUSTOMER_LIST) != CUSTOMER_LIST:
             raise RefusedError(f"reddit: the audience takes no uploads, it is no {CUSTOMER_LIST}", code="type")
         return self._audience(entry)
 
@@ -207,10 +203,13 @@ class Reddit(Destination):
         reply = yield Call("GET", f"/custom_audiences/{audience.id}")
         entry = _data(reply)
         status = str(entry.get("status", ""))
+        if status == "DELETED":
+            raise GoneError("reddit: the audience was deleted", code=status)
         said = _STATUS.get(status, status.lower())
         if said == "processing":
             return Size(status=said)
-        return Size(_count(entry.get("size_range_lower")), _count(entry.get("size_range_upper")), said)
+        lower, upper = _count(entry.get("size_range_lower")), _count(entry.get("size_range_upper"))
+        return Size(lower, upper, said, ended=_ended(entry))
 
     def delete(self, audience: Audience) -> Flow[None]:
         try:
@@ -250,7 +249,7 @@ class Reddit(Destination):
         if not isinstance(audience_id, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", audience_id):
             raise UnknownError("reddit: an answer without the audience's id", code="id")
         account = str(entry.get("ad_account_id") or self.account())
-        return Audience(audience_id, str(entry.get("name") or ""), account=account)
+        return Audience(audience_id, str(entry.get("name") or ""), account=account, ended=_ended(entry))
 
 
 def _page(reply: Reply) -> tuple[list[dict[str, Any]], str]:
@@ -263,6 +262,11 @@ def _page(reply: Reply) -> tuple[list[dict[str, Any]], str]:
 
 def _is_live_list(entry: Mapping[str, Any], name: str) -> bool:
     return entry.get("name") == name and entry.get("type") == CUSTOMER_LIST and entry.get("status") != "DELETED"
+
+
+def _ended(entry: Mapping[str, Any]) -> str:
+    """Reddit's remedy for an expired list is another one."""
+    return "EXPIRED" if entry.get("status") == "EXPIRED" else ""
 
 
 def _data(reply: Reply) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 from pydantic import SecretStr, field_validator
@@ -145,18 +147,19 @@ class TikTok(Destination):
             )
         found, page, pages = [], 1, 1
         while page <= pages:
-            data = _data((yield self._list(page, _PAGE)))
+            reply = yield self._list(page, _PAGE)
+            data = _data(reply)
             entries, total = data.get("list"), _count((data.get("page_info") or {}).get("total_page"))
             if not isinstance(entries, list) or total is None:
                 raise UnknownError("tiktok: a listing without entries", code="list")
             pages = total
-            found += [self._audience(entry) for entry in entries if str(entry.get("name")) == name]
+            found += [self._audience(entry, reply) for entry in entries if str(entry.get("name")) == name]
             page += 1
         return sorted(found, key=lambda one: (len(one.id), one.id))
 
     def get(self, audience_id: str) -> Flow[Audience]:
-        details = yield from self._details(audience_id)
-        return self._audience(details)
+        details, reply = yield from self._details(audience_id)
+        return self._audience(details, reply)
 
     def create(self, name: str, mark: str) -> Flow[Audience]:
         body = {"advertiser_id": self.account(), "action": "create", "custom_audience_name": name}
@@ -165,8 +168,10 @@ class TikTok(Destination):
         return Audience(id=_id(_data(reply).get("audience_id")), name=name, account=self.account())
 
     def size(self, audience: Audience) -> Flow[Size]:
-        details = yield from self._details(audience.id)
-        people = _count(details.get("cover_num"))
+        details, reply = yield from self._details(audience.id)
+        people, ended = _count(details.get("cover_num")), _ended(details, reply)
+        if ended:
+            return Size(people, people, "expired", ended=ended)
         if details.get("error_msg"):
             return Size(status="failed")
         if not people:
@@ -200,16 +205,17 @@ class TikTok(Destination):
         query = {"advertiser_id": self.account(), "page": str(page), "page_size": str(size)}
         return Call("GET", _LIST, query=query)
 
-    def _details(self, audience_id: str) -> Flow[dict[str, Any]]:
-        """What TikTok says of one audience. Raises GoneError where it says nothing."""
+    def _details(self, audience_id: str) -> Flow[tuple[dict[str, Any], Reply]]:
+        """What TikTok says of one audience, and in which answer. Raises GoneError where it says nothing."""
         query = {"advertiser_id": self.account(), "custom_audience_ids": json.dumps([audience_id])}
-        entries = _data((yield Call("GET", _GET, query=query))).get("list")
+        reply = yield Call("GET", _GET, query=query)
+        entries = _data(reply).get("list")
         if not isinstance(entries, list):
             raise UnknownError("tiktok: an answer without a list", code="list")
         for entry in entries:
             details = entry.get("audience_details") if isinstance(entry, dict) else None
             if isinstance(details, dict) and str(details.get("audience_id")) == audience_id:
-                return details
+                return details, reply
         raise GoneError("tiktok: the audience does not exist", code="40007")
 
     # -- members ----------------------------------------------------------------------------------------------
@@ -227,9 +233,28 @@ class TikTok(Destination):
         reply = yield Call("POST", MAPPING, body=f'{head},"batch_data":[{rows}]}}')
         return Outcome(unattributed=1) if code_of(reply) == PARTIAL else Outcome()
 
-    def _audience(self, entry: Mapping[str, Any]) -> Audience:
+    def _audience(self, entry: Mapping[str, Any], reply: Reply) -> Audience:
         """A listing names them `audience_id` and `name`, although a creation says `custom_audience_name`."""
-        return Audience(id=_id(entry.get("audience_id")), name=str(entry.get("name") or ""), account=self.account())
+        name, ended = str(entry.get("name") or ""), _ended(entry, reply)
+        return Audience(_id(entry.get("audience_id")), name, account=self.account(), ended=ended)
+
+
+def _ended(entry: Mapping[str, Any], reply: Reply) -> str:
+    """`expired` where TikTok calls the audience not valid, and its last day is over by the answer's own clock.
+
+    A young or a small audience is not valid either, so that alone says nothing. No page names the time zone of
+    `expired_time`: a day more has to be over.
+    """
+    if entry.get("is_valid") is not False:
+        return ""
+    try:
+        end = datetime.fromisoformat(str(entry.get("expired_time")))
+        now = parsedate_to_datetime(reply.headers.get("date", ""))
+    except (TypeError, ValueError):
+        return ""
+    end = end if end.tzinfo else end.replace(tzinfo=timezone.utc)
+    now = now if now.tzinfo else now.replace(tzinfo=timezone.utc)
+    return "expired" if end + timedelta(days=1) < now else ""
 
 
 def _data(reply: Reply) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -178,6 +179,7 @@ class _Exchange:
 
     async def _start(self, answer: Answer, length: int) -> None:
         headers = {"content-type": "application/json", **answer.headers, "content-length": str(length)}
+        headers.setdefault("date", formatdate(self._sandbox.clock.now(), usegmt=True))
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": answer.status, "headers": raw})
 

@@ -6,7 +6,8 @@ nothing: unknown fields and larger batches than connectors send are refused, a m
 matters.
 
 Assumptions, where no source says: the words of errors (`code`); a listing shows what `GET` shows; a segment without a
-destination is refused; more than 5,000 elements are refused with 400.
+destination is refused; more than 5,000 elements are refused with 400; a segment that has expired or failed still takes
+members, for nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class LinkedIn(Platform):
 
     tokens   that are good, besides those that the endpoint hands out
 
-    Policies: `young_s`, seconds in which a new segment answers 404; `source_platform`, the app's own.
+    Policies: `young_s`, seconds in which a new segment answers 404; `source_platform`, the app's own; `statuses`,
+    segment id -> the status that its destination has in place of READY or BUILDING.
     """
 
     name = "linkedin"
@@ -74,6 +76,7 @@ class LinkedIn(Platform):
 
     def reset(self) -> None:
         super().reset()
+        self.policy["statuses"] = {}
         self._issued: set[str] = set()
         self._exchanges = 0
 
@@ -251,7 +254,7 @@ class LinkedIn(Platform):
         place: dict[str, Any] = {
             "destination": "LINKEDIN",
             "destinationSegmentId": f"urn:li:adSegment:{audience.id}",
-            "status": "READY" if people else "BUILDING",
+            "status": self.policy["statuses"].get(audience.id, "READY" if people else "BUILDING"),
             "created": made,
             "lastModified": made,
         }

@@ -42,6 +42,7 @@ class Reddit(Platform):
     quotas        {policy: requests a window} in place of the documented ones
     largest_page  audiences a page of a listing holds at most
     pending_s     seconds after an upload for which an audience is PENDING
+    statuses      {audience id: the status that it has in place of what its people make of it}
     rotates       a refresh answers with another refresh token, and the one before ends
     """
 
@@ -51,7 +52,7 @@ class Reddit(Platform):
 
     def reset(self) -> None:
         super().reset()
-        self.policy["quotas"] = {}
+        self.policy |= {"quotas": {}, "statuses": {}}
         self.tokens: dict[str, float] = {}
         self.refresh_token = REFRESH_TOKEN
         self._used: dict[tuple[str, int], int] = {}
@@ -233,6 +234,7 @@ class Reddit(Platform):
         status = "VALID" if people >= _READY_FROM else "NOT_ENOUGH_MATCHES_ERROR"
         if self.clock.now() < audience.traits["changed"] + float(self.policy["pending_s"]):
             status = "PENDING"
+        status = self.policy["statuses"].get(audience.id, status)
         shown = 0 if status == "PENDING" or not people else people // 100 * 100
         return {
             "id": audience.id,

@@ -122,6 +122,8 @@ def _server(sandbox: Sandbox, port: int) -> tuple[_Server, socket.socket]:
         lifespan="off",
         log_config=None,
         access_log=False,
+        # Answers are dated by the sandbox's own clock, which tests may advance.
+        date_header=False,
         timeout_graceful_shutdown=2,
     )
     return _Server(config, sandbox), listener

@@ -5,13 +5,15 @@ than the platform where a careful sender loses nothing: unknown fields, ids that
 connectors send are refused.
 
 Assumptions, where no source says: more than 1,000 rows or 1 MB answer 40061, a malformed body 40002; a partner audience
-is listed with the others; what is not there is left out of `get`.
+is listed with the others; what is not there is left out of `get`; an audience that has expired, 365 days after its last
+change, answers members with 40002, as those do that are not editable.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -40,6 +42,7 @@ _TAKES: Mapping[str, frozenset[str]] = {
     "get": frozenset(("advertiser_id", "custom_audience_ids", "history_size")),
 }
 _PARAMETER, _GONE, _TOO_MANY, _NOT_HASHED = 40002, 40007, 40061, 40062
+_LIFE_S, _WARNED_S = 365 * 86_400, 60 * 86_400
 
 
 def refuse(code: int, message: str) -> Refusal:
@@ -151,6 +154,7 @@ class TikTok(Platform):
             name=name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}...",
             members=self.new_members(),
             created=self.clock.now(),
+            traits={"changed": self.clock.now()},
         )
         self.audiences[audience.id] = audience
         answer = envelope(0, data={"audience_id": audience.id})
@@ -196,14 +200,17 @@ class TikTok(Platform):
         return envelope(0, data={"list": entries})
 
     def _facts(self, audience: Audience) -> dict[str, Any]:
-        people = audience.members.count if self.policy["settled"] else 0
+        left_s = _end(audience) - self.clock.now()
+        people = audience.members.count if self.policy["settled"] and left_s > 0 else 0
         return {
             "audience_id": audience.id,
             "name": audience.name,
             "audience_type": "Partner",
             "cover_num": people,
             "is_valid": people > 0,
-            "is_expiring": False,
+            "is_expiring": 0 < left_s < _WARNED_S,
+            "create_time": _said(audience.created),
+            "expired_time": _said(_end(audience)),
             "is_creator": True,
             "shared": False,
         }
@@ -233,12 +240,15 @@ class TikTok(Platform):
         if len(rows) > MAX_ROWS or len(request.body) > MAX_BYTES:
             raise refuse(_TOO_MANY, "the batch is too large")
         work = [one for row in rows for one in self._row(row, names, advertisers)]
+        if any(_end(audience) <= self.clock.now() for audience, _ in work):
+            raise refuse(_PARAMETER, "the audience is not editable")
         kept = work[request.skip :]
         for audience, keys in kept:
             if request.op == "remove":
                 audience.members.remove(keys, self.clock.today())
             else:
                 audience.members.add(keys, self.clock.today())
+            audience.traits["changed"] = self.clock.now()
         answer = envelope(20001, "partial success") if request.skip else envelope(0)
         answer.note |= {"rows": len(rows)}
         return answer
@@ -262,6 +272,15 @@ class TikTok(Platform):
         if not keys:
             self.violation("a row without any id")
         return [(self._audience(audience_id, advertisers), found) for audience_id, found in keys.items()]
+
+
+def _end(audience: Audience) -> float:
+    """The moment at which it expires."""
+    return float(audience.traits.get("changed", audience.created) + _LIFE_S)
+
+
+def _said(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
 
 
 PLATFORM = TikTok
