@@ -254,14 +254,38 @@ class Resolver:
             return error.message
         return missing
 
+    def unattended(self, sync: Sync, audience: Audience) -> GoneError | None:
+        """What is wrong where somebody took away at the platform what `attend` made; None where it is there.
+
+        By `gone: recreate` it counts as never made, so that `attend` makes it again. Members are not touched.
+        Raises DestinationError where the platform does not say.
+        """
+        if not self._destination.attends or audience.account != self._destination.account():
+            return None
+        with self._session() as session:
+            if not self._is_attended(session, sync, audience):
+                return None
+        if self._play(self._destination.is_attended(audience)):
+            return None
+        if sync.gone == "recreate":
+            self._record(sync, audience, "unattended", audience.mark)
+            return None
+        return GoneError(
+            f"what ads target was taken away at the platform; {audience.name} ({audience.id}), which it was made from, "
+            "is kept right",
+            code="unattended",
+            hint=f"make another one over it at the platform, or set `gone: recreate`; {_where(sync)}",
+        )
+
     def _is_attended(self, session: Session, sync: Sync, audience: Audience) -> bool:
         table, ids = self._store.table("audiences"), (sync.id, *sync.former_ids)
-        found = session.value(
-            f"select count(*) from {table} a where event = 'attended' and not {_is_over(table, ids)} "
-            f"and sync_id in {in_list(ids)} and audience_id = ? and account = ?",
+        events = session.rows(
+            f"select event from {table} a where event in ('attended', 'unattended') and not {_is_over(table, ids)} "
+            f"and sync_id in {in_list(ids)} and audience_id = ? and account = ? "
+            "order by recorded_at desc, token desc, event desc limit 1",
             [audience.id, audience.account],
         )
-        return bool(found)
+        return events == [("attended",)]
 
     def _adopt(self, sync: Sync, audience: Audience, *, without_history: bool = False) -> Audience:
         """Take over an audience that the user named; one with another state's mark only without its history.
@@ -397,10 +421,7 @@ def _remedy(sync: Sync) -> str:
     """What to do about a vanished audience, and where that is written."""
     if sync.audience_id is not None:
         return "restore it at the platform, or name another one with `audience_id:` and give the sync a new `id:`"
-    where = (
-        f"`gone:` stands beside `to: {sync.connection.name}` in the meta of {sync.segment.model.name}, or for all "
-        "syncs under `vars: dbt_segments:`"
-    )
+    where = _where(sync)
     if sync.gone == "recreate":
         return f"restore it at the platform; `gone: recreate` acts once nothing holds the sync ({where})"
     if sync.gone == "adopt":
@@ -411,4 +432,11 @@ def _remedy(sync: Sync) -> str:
     return (
         "restore it at the platform, or set `gone: recreate` for another one with everybody in it; `gone: adopt` takes "
         f"the one over that has our mark or its name; {where}"
+    )
+
+
+def _where(sync: Sync) -> str:
+    return (
+        f"`gone:` stands beside `to: {sync.connection.name}` in the meta of {sync.segment.model.name}, or for all "
+        "syncs under `vars: dbt_segments:`"
     )

@@ -198,7 +198,8 @@ def _read(session: Session, store: Store, registry: Registry) -> _Known:
         f"and o.audience_id = newest.audience_id and o.event in ('created', 'adopted')) from ("
         "select a.*, row_number() over (partition by sync_id "
         "order by case when event = 'intended' then 1 else 0 end, recorded_at desc, token desc) as place "
-        f"from {store.table('audiences')} a where event not in ('records', 'attended', 'abandoned')) newest "
+        f"from {store.table('audiences')} a "
+        "where event not in ('records', 'attended', 'unattended', 'abandoned')) newest "
         "where place = 1 order by sync_id"
     )
     found = (

@@ -255,7 +255,9 @@ class SyncRun:
             self._collect(session, lock)
         counts = tally.outcome(bench, delivery.fates, made.found)
         result = self._judge(_with(delivery.audience, replace(base, counts=counts)), delivery)
-        return result if delivery.is_over else self._attended(resolver, delivery.audience, result)
+        if delivery.is_over:
+            return result
+        return self._attended(resolver, delivery.audience, self._found(resolver, delivery.audience, result))
 
     def _attended(self, resolver: Resolver, audience: Audience, result: SyncResult) -> SyncResult:
         """The result with what is amiss beside the audience; a held sync asks for nothing."""
@@ -263,6 +265,21 @@ class SyncRun:
             return result
         missing = resolver.attend(self._sync, audience)
         return replace(result, notes=(*result.notes, missing)) if missing else result
+
+    def _found(self, resolver: Resolver, audience: Audience, result: SyncResult) -> SyncResult:
+        """The result where what was made from the audience has been taken away: members are right, and ads are not."""
+        if result.status == "held" or not audience.id:
+            return result
+        try:
+            lost = resolver.unattended(self._sync, audience)
+        except DestinationError as error:
+            return replace(result, notes=(*result.notes, error.message))
+        if lost is None:
+            return result
+        if result.exit_code:
+            return replace(result, notes=(*result.notes, lost.message))
+        notes = (*result.notes, *([lost.hint] if lost.hint else []))
+        return replace(result, status="partial", reason=_said(lost), exit_code=1, notes=notes)
 
     def _judge(self, result: SyncResult, delivery: Delivery) -> SyncResult:
         """Status and exit code of a run that sent something; a held sync stays held, whatever its refusals did."""

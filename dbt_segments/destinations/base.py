@@ -485,6 +485,10 @@ class Destination:
         """
         raise NotImplementedError
 
+    def is_attended(self, audience: Audience) -> Flow[bool]:
+        """Whether what `attend` made is still there, or another one in its place; played with every run that sends."""
+        raise NotImplementedError
+
     def poll(self, audience: Audience, job: str) -> Flow[Outcome]:
         """The outcome of a submitted job; `done=False` while it runs. Asynchronous destinations only."""
         raise NotImplementedError

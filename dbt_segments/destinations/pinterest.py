@@ -231,6 +231,9 @@ class Pinterest(Destination):
         _id(reply.json)
         return None
 
+    def is_attended(self, audience: Audience) -> Flow[bool]:
+        return (yield from self._target(audience.id)) is not None
+
     def size(self, audience: Audience) -> Flow[Size]:
         """That of the audience made from the list; the list itself counts uploads only."""
         target = yield from self._target(audience.id)

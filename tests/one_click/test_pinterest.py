@@ -154,3 +154,38 @@ def test_a_deleted_audience_leaves_an_empty_list_that_is_used_again(world: World
     again = world.sync()
     assert (again.status, again.audience_id) == ("success", first.audience_id), again
     assert (world.held(), len(platform(world).report()["targets"])) == (want(101), 1)
+
+
+@pytest.mark.parametrize("policy", ["fail", "adopt", "recreate"])
+def test_an_audience_that_is_removed_while_its_list_stays(world: World, policy: str) -> None:
+    """The list is kept right by every policy; the audience is made again over it by one, and missed by the others."""
+    have(world, 100)
+    (made,) = (world.sync(), world.audiences())[1]
+    platform(world).targets.clear()
+    world.variables["gone"] = policy
+    have(world, 110)
+    result = world.sync()
+    assert world.held() == want(110)
+    assert [one["id"] for one in world.audiences()] == [made["id"]]
+    again = policy == "recreate"
+    assert (result.status, result.exit_code) == (("success", 0) if again else ("partial", 1)), result
+    assert len(platform(world).report()["targets"]) == (1 if again else 0)
+    if again:
+        assert (world.sync().requests, result.counts.added) == (0, 10)
+        return
+    assert f"VIP buyers ({made['id']})" in result.reason
+    assert any("beside `to: pinterest` in the meta of vip" in note for note in result.notes), result.notes
+
+
+def test_an_audience_that_cannot_be_made_again_yet_is_asked_for_until_it_can(world: World) -> None:
+    """The list is being processed when it is found missing: a later run without changes makes it."""
+    have(world, 100)
+    world.sync()
+    platform(world).targets.clear()
+    platform(world).policy["processing_s"] = 86_400
+    world.variables["gone"] = "recreate"
+    have(world, 110)
+    assert "is being processed" in waiting(world.sync())[0]
+    platform(world).clock.advance(86_400)
+    assert waiting(world.sync()) == []
+    assert len(platform(world).report()["targets"]) == 1

@@ -227,6 +227,10 @@ class ScriptedBorn(Scripted):
             return f"scripted: not in use ({error.code})"
         return None
 
+    def is_attended(self, audience: Audience) -> Flow[bool]:
+        reply = yield Call("GET", f"/lists/{audience.id}")
+        return bool(reply.json["used"])
+
 
 class ScriptedRetention(Scripted):
     type = "scripted_retention"

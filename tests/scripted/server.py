@@ -4,7 +4,7 @@
                                           -> {"access_token", "expires_in", "refresh_token"}
     POST  /<shape>/v1/lists               {"name", "mark"} -> 201 {"id", "name", "mark", "account"}
     GET   /<shape>/v1/lists?mark=&name=   {"lists": [...]} of those with either
-    GET   /<shape>/v1/lists/{id}          the same object, "size" and "match_rate"
+    GET   /<shape>/v1/lists/{id}          the same object, "size", "match_rate" and "used"
     PATCH /<shape>/v1/lists/{id}          {"mark"}
     DELETE /<shape>/v1/lists/{id}         {}
     POST  /<shape>/v1/lists/{id}/members  {"op", "batch": {"id", "session", "number", "last"}, "fields", "rows"}
@@ -255,7 +255,11 @@ class ScriptedPlatform(Platform):
     def _get(self, request: Request, shape: str, list_id: str) -> Answer:
         audience = self._audience(shape, list_id)
         self.expire()
-        facts = {"size": audience.members.count, "match_rate": self.policy["match_rate"]}
+        facts = {
+            "size": audience.members.count,
+            "match_rate": self.policy["match_rate"],
+            "used": audience.id in self.used,
+        }
         return Answer(200, {**_facts(audience), **facts})
 
     def _update(self, request: Request, shape: str, list_id: str) -> Answer:
