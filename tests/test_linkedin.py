@@ -331,6 +331,7 @@ def test_an_empty_answer_is_the_success_of_some_calls(call: Call) -> None:
             set(),
         ),
         ([{"status": 429}, {"status": 201}, {"status": 503}], {0: "429", 2: "503"}, {0, 2}),
+        ([{"status": 408}, {"status": 409}, {"status": 423}], {0: "408", 1: "409", 2: "423"}, {0, 1, 2}),
         (
             [{"status": 400, "error": {"code": "INVALID"}}, {"status": 201}, {"status": 201}],
             {0: "400/INVALID"},

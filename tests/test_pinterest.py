@@ -214,6 +214,7 @@ def test_a_token_is_fetched_with_basic_authentication(tmp_path: Path) -> None:
         (LISTS, Reply(404, {}, {"code": 2}), RefusedError, False),
         (LISTS, Reply(415, {}, None), RefusedError, False),
         (LISTS, Reply(429, {}, {"code": 8}), TransientError, True),
+        (LISTS, Reply(408, {}, {"code": 12}), UnknownError, True),
         (LISTS, Reply(500, {}, {"code": 12}), UnknownError, True),
         (LISTS, Reply(503, {}, None), UnknownError, True),
         (LISTS, Reply(200, {}, None), UnknownError, True),

@@ -21,6 +21,8 @@ _BATCHES = ("/users", "/companies")
 _THROTTLED_S = 60.0
 # A new segment takes no members for seconds, sometimes for a minute or two.
 _YOUNG_S, _YOUNG_TRIES = 15.0, 8
+# Of one element: it timed out, met another writer, was locked or throttled.
+_PASSING_ELEMENTS = (408, 409, 423, 429)
 _CODE = re.compile(r"[A-Z0-9_]{1,60}")
 _RENEW = "make a new access token; it ends after 60 days, or earlier where it was revoked"
 _ROLE = (
@@ -58,7 +60,7 @@ def outcome_of(reply: Reply, count: int) -> Outcome:
         if status is not None and 200 <= status < 300:
             continue
         refused[index] = "no_result" if status is None else _element_code(results[index], status)
-        if status is None or status == 429 or status >= 500:
+        if status is None or status in _PASSING_ELEMENTS or status >= 500:
             passing.add(index)
     return Outcome(refused=refused, passing=frozenset(passing))
 

@@ -65,14 +65,14 @@ def classify(call: Call, reply: Reply) -> Fault | None:
         if isinstance(reply.json, dict):
             return None
         return Fault(UnknownError("meta: a success without a readable answer", code=str(reply.status)), retry=True)
-    return _of_status(reply.status)
+    return _of_status(reply, str(reply.status))
 
 
-def _of_status(status: int) -> Fault:
-    """An answer without Meta's error object, as from a proxy in between."""
-    code = str(status)
+def _of_status(reply: Reply, code: str) -> Fault:
+    """An answer without Meta's error object, as from a proxy in between, or with a code that is not known."""
+    status = reply.status
     if status == 429:
-        return Fault(TransientError("meta: throttled", code=code), retry=True)
+        return Fault(TransientError("meta: throttled", code=code), retry=True, wait_s=regain_s(reply))
     if status >= 500:
         return Fault(UnknownError(f"meta: server error {status}", code=code), retry=True)
     if status in (401, 403):
@@ -86,6 +86,17 @@ def _of_error(call: Call, reply: Reply, error: dict[str, Any]) -> Fault:
     passing = _passing(reply, error, number, code)
     if passing is not None:
         return passing
+    final = _final(call, number, sub, code)
+    if final is not None:
+        return final
+    # A code that says nothing here: the HTTP status has the last word.
+    if reply.status == 429 or reply.status >= 500:
+        return _of_status(reply, code)
+    return Fault(RefusedError("meta: refused with a code that is not documented", code=code), retry=True)
+
+
+def _final(call: Call, number: int | None, sub: int | None, code: str) -> Fault | None:
+    """Faults whose code is known, whatever HTTP status they come with; None for all others."""
     if number in _GONE or sub in _GONE or (number, sub) == (100, 33):
         return Fault(_gone(call, code))
     if number == 190:
@@ -101,19 +112,19 @@ def _of_error(call: Call, reply: Reply, error: dict[str, Any]) -> Fault:
         return Fault(AuthError("meta: permission refused", code=code, hint=hint))
     if number in _REQUEST:
         return Fault(_refused(call, number, sub, code))
-    return Fault(RefusedError("meta: refused with a code that is not documented", code=code), retry=True)
+    return None
 
 
 def _passing(reply: Reply, error: dict[str, Any], number: int | None, code: str) -> Fault | None:
     """Faults that may pass by themselves; None for all others."""
-    if number in _THROTTLED or reply.status == 429:
+    if number in _THROTTLED:
         return Fault(TransientError("meta: throttled", code=code), retry=True, wait_s=regain_s(reply))
     if number == 368:
         hint = "blocked for hours: look for a notice in Business settings, and run again later"
         return Fault(TransientError("meta: blocked for now", code=code, hint=hint))
     if number == 1:
         return Fault(UnknownError("meta: unknown error", code=code), retry=True, max_tries=_FEW)
-    if number == 2 or error.get("is_transient") is True or reply.status >= 500:
+    if number == 2 or error.get("is_transient") is True:
         return Fault(UnknownError("meta: temporary error", code=code), retry=True)
     return None
 

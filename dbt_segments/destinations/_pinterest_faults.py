@@ -34,7 +34,7 @@ def classify(call: Call, reply: Reply) -> Fault | None:
         return Fault(AuthError("pinterest: permission refused", code=code, hint=hint))
     if status == 404:
         return Fault(_missing(call, code))
-    if status >= 500:
+    if status == 408 or status >= 500:
         return Fault(UnknownError(f"pinterest: server error {status}", code=code), retry=True)
     return Fault(RefusedError("pinterest: the request was refused", code=code))
 

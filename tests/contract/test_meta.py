@@ -342,7 +342,13 @@ def test_an_answer_that_does_not_account_for_all_rows_proves_nothing(change: dic
         (refusal(1), UnknownError, True, "1"),
         (refusal(2), UnknownError, True, "2"),
         (refusal(100, is_transient=True), UnknownError, True, "100"),
-        (refusal(100, status=503), UnknownError, True, "100"),
+        # a code that is known decides, whatever HTTP status it comes with; of another one the status does
+        (refusal(100, status=503), RefusedError, False, "100"),
+        (refusal(190, 463, status=500), AuthError, False, "190/463"),
+        (refusal(200, status=429), AuthError, False, "200"),
+        (refusal(100, 33, status=500), GoneError, False, "100/33"),
+        (refusal(12345, status=503), UnknownError, True, "12345"),
+        (refusal(12345, status=429), TransientError, True, "12345"),
         (Reply(500), UnknownError, True, "500"),
         # throttled: judged by code, whatever the HTTP status
         *(
