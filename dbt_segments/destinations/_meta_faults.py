@@ -152,6 +152,10 @@ def _refused(call: Call, number: int, sub: int | None, code: str) -> RefusedErro
     if sub in _FLAGGED:
         hint = "resolve the restriction in Audience Manager"
         return RefusedError("meta: the audience is flagged and takes no uploads", code=code, hint=hint)
+    if number == 100 and call.method == "POST" and call.path.endswith("/customaudiences"):
+        # No code of its own is documented for a full account.
+        hint = "an ad account holds at most 500 customer lists: delete some that nobody uses; or is the name wrong?"
+        return RefusedError("meta: the audience was not made", code=code, hint=hint)
     # One malformed row is refused as an invalid parameter of the whole request; no other code speaks of content.
     blames_rows = number == 100 and call.path.endswith("/users")
     return RefusedError(f"meta: {_REQUEST[number]}", code=code, divisible=blames_rows)

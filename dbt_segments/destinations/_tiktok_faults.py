@@ -10,7 +10,7 @@ from __future__ import annotations
 from dbt_segments.destinations.base import Call, Fault, Reply
 from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, TransientError, UnknownError
 
-MAPPING = "/segment/mapping/"
+MAPPING, SEGMENT = "/segment/mapping/", "/segment/audience/"
 OK, PARTIAL, DUPLICATE = 0, 20001, 40050
 # Answers to a batch of members that say it was taken; of no other call.
 _TAKEN = (PARTIAL, DUPLICATE)
@@ -110,6 +110,10 @@ def _final(call: Call, code: int) -> DestinationError:
         return DestinationError("tiktok: says that identifiers are not hashed; nothing more is sent", code=text)
     if code in _TOO_MANY:
         return RefusedError("tiktok: too many rows or ids in one request", code=text, divisible=on_members)
+    if code in _PARAMETER and call.path == SEGMENT and not call.safe:
+        # A creation, which alone is not repeated. No code of its own is documented for a full advertiser.
+        hint = "an advertiser holds at most 400 audiences: delete some that nobody uses; or is the name wrong?"
+        return RefusedError("tiktok: the audience was not made", code=text, hint=hint)
     if code in _PARAMETER:
         return RefusedError("tiktok: a parameter is wrong, or the audience is empty", code=text, divisible=on_members)
     if code in _VERSION:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import SecretStr, field_validator
 
-from dbt_segments.destinations._tiktok_faults import MAPPING, PARTIAL, classify, code_of
+from dbt_segments.destinations._tiktok_faults import MAPPING, PARTIAL, SEGMENT, classify, code_of
 from dbt_segments.destinations.auth import Auth, Outgoing, bearer
 from dbt_segments.destinations.base import (
     Accepts,
@@ -40,7 +40,6 @@ from dbt_segments.destinations.base import (
 from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
-_SEGMENT = "/segment/audience/"
 _LIST = "/dmp/custom_audience/list/"
 _GET = "/dmp/custom_audience/get/"
 _PAGE = 100
@@ -164,7 +163,7 @@ class TikTok(Destination):
     def create(self, name: str, mark: str) -> Flow[Audience]:
         body = {"advertiser_id": self.account(), "action": "create", "custom_audience_name": name}
         # Names are not unique: a repeat would make a second audience.
-        reply = yield Call("POST", _SEGMENT, body=json.dumps(body), safe=False)
+        reply = yield Call("POST", SEGMENT, body=json.dumps(body), safe=False)
         return Audience(id=_id(_data(reply).get("audience_id")), name=name, account=self.account())
 
     def size(self, audience: Audience) -> Flow[Size]:
@@ -183,7 +182,7 @@ class TikTok(Destination):
     def delete(self, audience: Audience) -> Flow[None]:
         body = {"advertiser_id": self.account(), "action": "delete", "delete_audience_id": audience.id}
         try:
-            yield Call("POST", _SEGMENT, body=json.dumps(body))
+            yield Call("POST", SEGMENT, body=json.dumps(body))
         except GoneError:
             return
 
