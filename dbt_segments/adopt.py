@@ -55,6 +55,8 @@ def adopt(
                 hint="name a target that may: --target",
             )
         sync = _sync(project, sync_id)
+        if sync.connection.problems:
+            raise ConfigError(problems=sync.connection.problems)
         destination = destinations.get(sync.connection.type)(sync.connection.settings)
         if destination.row is Row.RECORD:
             raise ConfigError(f"{sync.id}: {destination.type} holds records, there is no audience to adopt")

@@ -44,6 +44,13 @@ class Connections:
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.ok, *(name for name in self.problems if name))))
 
+    def get(self, name: str) -> Connection | None:
+        """The connection, with its mistakes and without settings where it cannot be used; None where there is none."""
+        if name in self.ok or name not in self.names:
+            return self.ok.get(name)
+        cls = self.types.get(name)
+        return Connection(name, cls.type if cls else "", None, tuple(self.problems[name]))
+
 
 def read_connections(path: Path | None, env: Mapping[str, str], folder: Path | None = None) -> Connections:
     """Every connection of the file; none where there is no file. Nothing is raised: mistakes are problems.

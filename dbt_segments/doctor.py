@@ -68,11 +68,9 @@ def examine(options: Options, names: tuple[str, ...] = ()) -> tuple[Checkup, ...
         hint = suggest(unknown, connections.names)
         raise ConfigError(f"there is no connection `{unknown}` in {where}", hint=hint)
     if not names:
-        registry, problems = load_registry(options.target_path, settings, connections)
+        registry, _ = load_registry(options.target_path, settings, connections)
         syncs = projects.selected(options, profile, registry)
         used = {sync.connection.name for sync in syncs if sync.enabled}
-        # A connection with a mistake yields no sync, but the mistake is told only where one would use it.
-        used |= {problem.model for problem in problems if problem.file == connections.file}
         names = tuple(name for name in connections.names if name in used)
     return tuple(_checkup(name, connections) for name in dict.fromkeys(names))
 

@@ -22,7 +22,10 @@ REJECT_COLUMNS = ("recorded_at", "sync_id", "key", "reason", "class", "run_id")
 
 @dataclass(frozen=True)
 class ListedSync:
-    """One segment at one connection. The last run is the newest that was not skipped; times are UTC."""
+    """One segment at one connection. The last run is the newest that was not skipped; times are UTC.
+
+    usable  the connection has no mistakes
+    """
 
     sync_id: str
     segment: str
@@ -36,6 +39,7 @@ class ListedSync:
     audience_name: str | None = None
     last_status: str | None = None
     last_finished_at: datetime | None = None
+    usable: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ def _listed(sync: Sync, known: _Known) -> ListedSync:
         audience_name=audience.audience_name if audience else None,
         last_status=status,
         last_finished_at=finished,
+        usable=not sync.connection.problems,
     )
 
 

@@ -74,6 +74,8 @@ def _cell(sync: ListedSync) -> str:
     words.append(sync.last_status or "never")
     if sync.one_click and sync.last_status and not sync.audience_id:
         words.append("no audience")
+    if not sync.usable:
+        words.append("connection unusable")
     return ", ".join(words)
 
 

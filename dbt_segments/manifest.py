@@ -148,31 +148,35 @@ def _syncs(
     placed += [item for entity, declared in entities for item in reader.read_entity(entity, declared)]
     problems += reader.problems
     problems += check_connections(connections, reader.used)
-    suppressed = _suppressed_everywhere(nodes, connections, reader.used, problems)
-    return [_with_suppression(item, suppressed.get(item.sync.connection.name, ())) for item in placed]
+    suppressed, wrong = _suppressed_everywhere(nodes, connections, reader.used)
+    problems += [problem for found in wrong.values() for problem in found]
+    return [_with_suppression(item, suppressed, wrong) for item in placed]
 
 
 def _suppressed_everywhere(
-    nodes: Nodes, connections: Connections, used: Iterable[str], problems: list[Problem]
-) -> dict[str, tuple[Model, ...]]:
-    """Connection -> the models whose keys none of its syncs may send."""
+    nodes: Nodes, connections: Connections, used: Iterable[str]
+) -> tuple[dict[str, tuple[Model, ...]], dict[str, tuple[Problem, ...]]]:
+    """Connection -> the models whose keys none of its syncs may send, and connection -> names that are none."""
     found: dict[str, tuple[Model, ...]] = {}
+    wrong: dict[str, tuple[Problem, ...]] = {}
     for name in used:
         connection = connections.ok.get(name)
-        models = []
-        for written in connection.settings.suppress if connection else ():
-            model = _model(written, nodes)
-            if isinstance(model, Model):
-                models.append(model)
-            else:
-                problems.append(Problem(connections.file, name, "suppress", *model))
-        found[name] = tuple(models)
-    return found
+        models = [_model(written, nodes) for written in (connection.settings.suppress if connection else ())]
+        found[name] = tuple(model for model in models if isinstance(model, Model))
+        wrong[name] = tuple(
+            Problem(connections.file, name, "suppress", *model) for model in models if not isinstance(model, Model)
+        )
+    return found, wrong
 
 
-def _with_suppression(item: Placed, models: tuple[Model, ...]) -> Placed:
-    """The same sync, which does not send the keys of these models either."""
-    return replace(item, sync=replace(item.sync, suppress=(*item.sync.suppress, *models))) if models else item
+def _with_suppression(
+    item: Placed, models: Mapping[str, tuple[Model, ...]], wrong: Mapping[str, tuple[Problem, ...]]
+) -> Placed:
+    """The same sync, which sends nobody whom its connection suppresses; nothing at all where that cannot be known."""
+    connection = item.sync.connection
+    mistakes = (*connection.problems, *wrong.get(connection.name, ()))
+    suppress = (*item.sync.suppress, *models.get(connection.name, ()))
+    return replace(item, sync=replace(item.sync, suppress=suppress, connection=replace(connection, problems=mistakes)))
 
 
 def _is_usable(declared: Declared, role: str, problems: list[Problem]) -> bool:

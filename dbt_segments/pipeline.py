@@ -129,10 +129,12 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
         sending = sends and project.may_send
         told = functools.partial(progress, "")
         _check_released(request.allow_removals, project.registry.syncs)
+        chosen = [item for item in project.syncs if request.means(item)]
+        _check_connections(chosen)
         if sending:
             owners.grant_reading(project, request.lock_timeout_s)
         with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
-            for item in filter(request.means, project.syncs):
+            for item in chosen:
                 began = time.monotonic()
                 try:
                     one = _Turn(project, request, frozens, senders, run_id, sending, progress)
@@ -189,6 +191,12 @@ def _check_released(names: tuple[str, ...], syncs: Iterable[Sync]) -> None:
             )
 
 
+def _check_connections(chosen: list[Sync]) -> None:
+    """Raises ConfigError where not one of the chosen syncs has a connection that can be used: nothing would start."""
+    if chosen and all(item.connection.problems for item in chosen):
+        raise ConfigError(problems=tuple(dict.fromkeys(one for item in chosen for one in item.connection.problems)))
+
+
 class _Turn:
     """One sync's turn in a run."""
 
@@ -216,6 +224,8 @@ class _Turn:
         def tell(text: str) -> None:
             self._progress(item.id, text)
 
+        if item.connection.problems:
+            return _unconnected(item), ()
         destination = destinations.get(item.connection.type)(item.connection.settings)
         released = bool({item.id, item.segment.name} & set(self._request.allow_removals))
         with ExitStack() as stack:
@@ -281,6 +291,12 @@ def _failed(item: Sync, error: SegmentsError) -> SyncResult:
         exit_code=error.exit_code,
         notes=notes,
     )
+
+
+def _unconnected(item: Sync) -> SyncResult:
+    """The result of a sync whose connection has mistakes; the others go on."""
+    said = "; ".join(map(str, item.connection.problems))
+    return replace(record.blank(item), status="failed", reason=f"connection_unusable: {said}", exit_code=1)
 
 
 def _bug(item: Sync, error: Exception) -> SyncResult:

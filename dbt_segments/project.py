@@ -178,7 +178,14 @@ def read_state(options: Options) -> Iterator[Reading]:
 
 
 def _registry(options: Options, settings: ProjectSettings, connections: Connections) -> Registry:
+    """Everything that is right. A mistake of a connection is that of its syncs, which bring it along.
+
+    Raises ConfigError with every other problem.
+    """
     registry, problems = load_registry(options.target_path, settings, connections)
+    borne = {problem for name, found in connections.problems.items() if name for problem in found}
+    borne |= {problem for sync in registry.syncs for problem in sync.connection.problems}
+    problems = [problem for problem in problems if problem not in borne]
     if problems:
         raise ConfigError(problems=tuple(problems))
     return registry

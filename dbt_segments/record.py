@@ -138,9 +138,10 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
         notes.append("a run was interrupted; the next one mends it")
     if rows and rows[0][2]:
         notes.append(rows[0][2])
+    notes += [str(problem) for problem in sync.connection.problems]
     measure = sizes.newest(session, store, sync)
-    cls = destinations.get(sync.connection.type)
-    if known is not None and not cls.records:
+    cls = destinations.get(sync.connection.type) if sync.connection.type else None
+    if known is not None and cls is not None and not cls.records:
         notes += sizes.said(cls, measure, sizes.last_change(session, store, sync), now)
     return StatusRow(
         sync_id=sync.id,

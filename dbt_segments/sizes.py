@@ -108,6 +108,8 @@ def refresh(project: Project, syncs: Iterable[Sync], lock_timeout_s: float, tell
 
 def _due(session: Session, project: Project, sync: Sync, now: datetime) -> _Due | None:
     """What to ask of this sync's audience; None where there is none, or where it is too soon."""
+    if sync.connection.problems:
+        return None
     cls, store = destinations.get(sync.connection.type), project.store
     known = None if cls.records or not sync.import_sizes else recorded(session, store, sync)
     if known is None or known.account != cls(sync.connection.settings).account():

@@ -14,7 +14,7 @@ from dbt_segments.nodes import Declared
 from dbt_segments.records import record_coding
 from dbt_segments.settings import ProjectSettings
 from dbt_segments.spelling import suggest
-from dbt_segments.values import MEMBERSHIP, Entity, Identifier, Mapped, Model, Segment, Sync
+from dbt_segments.values import MEMBERSHIP, Connection, Entity, Identifier, Mapped, Model, Segment, Sync
 
 
 @dataclass(frozen=True)
@@ -75,61 +75,67 @@ class SyncReader:
                 yield Placed(replace(sync, suppress=suppress), declared, f"{key}[{index}]")
 
     def _read_item(self, item: DestinationItem, segment: Segment, declared: Declared, key: str) -> Sync | None:
-        platform = self._platform(item, declared, key)
-        if platform is None:
+        connection = self._connection(item, declared, key)
+        if connection is None:
             return None
+        platform = self.connections.types.get(item.to)
+        if platform is None:  # the type is its connection's mistake
+            return self._sync(item, None, connection, segment, ())
         wrong = _wrong_kind(item, platform, segment)
         if wrong is not None:
             self.problems.append(declared.problem(key, *wrong))
             return None
         if platform.records:
-            return self._read_records(item, platform, segment, declared, key)
-        connection = self.connections.ok.get(item.to)
-        offered = None if connection is None else platform.offers(connection.settings)
+            return self._read_records(item, platform, connection, segment, declared, key)
+        offered = None if connection.problems else platform.offers(connection.settings)
         identifiers, refused = choose(segment.entity.identifiers, platform, item.identifiers, offered)
         self.problems += [declared.problem(f"{key}.identifiers", message) for message in refused]
         if not refused and not matches_alone(identifiers, platform):
             self.problems.append(declared.problem(key, *_no_unit(segment, platform, identifiers, offered)))
             return None
-        traits = () if connection is None else platform.traits(connection.settings)
-        return None if refused else self._sync(item, platform, segment, (*identifiers, *traits))
+        traits = () if connection.problems else platform.traits(connection.settings)
+        return None if refused else self._sync(item, platform, connection, segment, (*identifiers, *traits))
 
     def _read_records(
-        self, item: DestinationItem, platform: type[Destination], segment: Segment, declared: Declared, key: str
+        self,
+        item: DestinationItem,
+        platform: type[Destination],
+        connection: Connection,
+        segment: Segment,
+        declared: Declared,
+        key: str,
     ) -> Sync | None:
         assert isinstance(item, SyncItem), "one-click is for ad platforms"
-        sync = self._sync(item, platform, segment, ())
-        if sync is None:
-            return None
+        sync = self._sync(item, platform, connection, segment, ())
+        if connection.problems:
+            return sync
         wrong = platform.refuses(record_coding(sync, platform(sync.connection.settings)).target)
         if wrong is not None:
             self.problems.append(declared.problem(key, wrong))
             return None
         return sync
 
-    def _platform(self, item: DestinationItem, declared: Declared, key: str) -> type[Destination] | None:
-        """The destination behind the item's connection; None with a problem told here or by the connection."""
+    def _connection(self, item: DestinationItem, declared: Declared, key: str) -> Connection | None:
+        """The item's connection, which may have mistakes of its own; None with a problem where there is none."""
         if item.enabled and item.to in self.connections.names:
             self.used[item.to] = None
         if item.to not in self.connections.names and "" not in self.connections.problems:
             where = self.connections.file or "destinations.yml, which was not found"
             hint = suggest(item.to, self.connections.names)
             self.problems.append(declared.problem(key, f"there is no connection `{item.to}` in {where}", hint))
-        return self.connections.types.get(item.to)
+        return self.connections.get(item.to)
 
     def _sync(
         self,
         item: DestinationItem,
-        platform: type[Destination],
+        platform: type[Destination] | None,
+        connection: Connection,
         segment: Segment,
         identifiers: tuple[Identifier, ...],
-    ) -> Sync | None:
-        connection = self.connections.ok.get(item.to)
-        if connection is None:
-            return None
+    ) -> Sync:
         classic = item if isinstance(item, SyncItem) else None
         object_ = classic.object if classic else None
-        records = platform.records
+        records = platform is not None and platform.records
         mode = classic.mode if classic else "mirror"
         return Sync(
             id=item.id or _sync_id(segment.model.package, segment.model.name, item.to, object_),
@@ -158,8 +164,10 @@ class SyncReader:
         )
 
 
-def _channel(item: DestinationItem, platform: type[Destination], entity: Entity) -> str | None:
+def _channel(item: DestinationItem, platform: type[Destination] | None, entity: Entity) -> str | None:
     """The key of the entity's consent that governs a sync: what names its destination wins over its channel."""
+    if platform is None:
+        return item.channel
     named = (item.to, platform.type, *platform.aliases)
     return next((key for key in named if key in entity.consent), item.channel or platform.channel)
 

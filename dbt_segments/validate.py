@@ -41,7 +41,11 @@ def check_audiences(placed: Sequence[Placed], connections: Connections) -> Itera
     for item, first in _repeats(placed, lambda item: item.sync.id):
         message = f"sync id `{item.sync.id}` is also that of {_where(first)}"
         yield item.problem(message, "give one of them an `id` of its own")
-    placed = [item for item in placed if not connections.types[item.sync.connection.name].records]
+    placed = [
+        item
+        for item in placed
+        if not item.sync.connection.problems and not connections.types[item.sync.connection.name].records
+    ]
     accounts = {item.sync.connection.name: _account(item, connections) for item in placed}
 
     def audience(item: Placed) -> Hashable:
@@ -58,8 +62,13 @@ def check_audiences(placed: Sequence[Placed], connections: Connections) -> Itera
 def check_names(placed: Sequence[Placed], connections: Connections) -> Iterator[Problem]:
     """No audience would be made under a name that the platform refuses or cuts."""
     for item in placed:
-        sync, cls = item.sync, connections.types[item.sync.connection.name]
-        if cls.longest_name is None or sync.audience_id is not None or len(sync.audience_name) <= cls.longest_name:
+        sync, cls = item.sync, connections.types.get(item.sync.connection.name)
+        if (
+            cls is None
+            or cls.longest_name is None
+            or sync.audience_id is not None
+            or len(sync.audience_name) <= cls.longest_name
+        ):
             continue
         message = f"the audience's name has {len(sync.audience_name)} characters, {cls.type} takes {cls.longest_name}"
         yield item.problem(message, "shorten the segment's `label`, or set `audience_name` here")

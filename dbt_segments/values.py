@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dbt_segments.errors import Problem
+
 Kind = Literal["person", "company", "other"]
 # The source that holds a record's segments; only syncs of a whole entity have it.
 MEMBERSHIP = "segment_membership"
@@ -106,11 +108,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Connection:
-    """One entry of destinations.yml; `settings` is the destination's own validated settings model."""
+    """One entry of destinations.yml; `settings` is the destination's own validated settings model.
+
+    problems  its mistakes: then there are no settings, and the type may be empty; nothing can be sent over it
+    """
 
     name: str
     type: str
     settings: Any = field(repr=False)
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

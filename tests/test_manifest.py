@@ -291,7 +291,8 @@ def test_a_connection_that_nobody_uses_needs_no_secret(manifest: dict[str, Any])
     problem = Problem("destinations.yml", "phones", "access_token", "environment variable X is not set")
     item = _block(manifest, VIPS)["segment"]["destinations"]
     item[1] = {"to": "phones", "enabled": False}
-    assert "shop.vips.phones" not in {sync.id for sync in _read(manifest, phones=(problem,)).syncs}
+    unused = _sync(_read(manifest, phones=(problem,)), "shop.vips.phones")
+    assert (unused.enabled, unused.connection.problems) == (False, (problem,))
     item[1] = {"to": "phones"}
     assert read_registry(manifest, SETTINGS, _connections(phones=(problem,)))[1] == [problem]
 

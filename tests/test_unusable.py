@@ -1,0 +1,111 @@
+"""A connection with a mistake costs its own syncs, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dbt_segments import pipeline
+from dbt_segments.cli import main
+from dbt_segments.errors import ConfigError
+from tests.projects import Warehouse
+from tests.world import World, email, make_world, sandbox
+
+ADA, BOB = "ada@example.com", "bob@example.com"
+UNSET = {"type": "meta", "ad_account_id": "77", "access_token": "{{ env_var('NO_SUCH_TOKEN') }}"}
+BROKEN = {
+    "secret": UNSET,
+    "setting": {"type": "meta", "ad_account_id": "77", "access_token": "t", "timeout": "5"},
+    "type": {"type": "mta", "ad_account_id": "77", "access_token": "t"},
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path, duckdb_warehouse: Warehouse) -> Iterator[World]:
+    """A segment at a connection that works and at one that is to be broken."""
+    with sandbox() as serving:
+        found = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+        found.customers([(1, ADA), (2, BOB)])
+        found.segment([1, 2])
+        found.segments["vip"]["destinations"] = ["other", "meta"]
+        found.connections = {"meta": found.meta(), "other": found.meta(ad_account_id="77")}
+        yield found
+
+
+def call(world: World, *words: str) -> Result:
+    world.write()
+    folder = str(world.project.path)
+    place = ["--project-dir", folder, "--profiles-dir", folder]
+    return CliRunner().invoke(main, [*words, *place], prog_name="dbt-segments")
+
+
+def told(world: World, *words: str) -> Any:
+    done = call(world, *words, "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_only_the_syncs_of_a_broken_connection_fail(world: World, how: str) -> None:
+    """The others are sent; the failed one names what is missing, and is due again once it is there."""
+    world.connections["other"] = BROKEN[how]
+    for run in (world.plan().run, world.run()):
+        failed, well = run.syncs
+        assert (failed.destination, failed.status, failed.exit_code) == ("other", "failed", 1)
+        assert failed.reason.startswith("connection_unusable: ")
+        assert "destinations.yml: other: " in failed.reason
+        assert {"secret": "NO_SUCH_TOKEN", "setting": "timeout", "type": "mta"}[how] in failed.reason
+        assert (well.status, well.counts.added) == ("success", 2)
+    assert world.held() == {email(ADA), email(BOB)}
+    world.connections["other"] = world.meta(ad_account_id="77")
+    mended, _ = world.run(now=False).syncs
+    assert (mended.status, mended.counts.added) == ("success", 2)
+
+
+def test_commands_that_look_need_no_secrets(world: World) -> None:
+    """They end well and say which connection cannot be used; a plan of the other sync is as ever."""
+    world.run()
+    world.connections["other"] = UNSET
+    assert [one["usable"] for one in told(world, "list")["syncs"]] == [False, True]
+    assert "on, success, connection unusable" in call(world, "list").stdout
+    assert len(told(world, "audiences", "list")["audiences"]) == 2
+    broken, well = told(world, "status")["syncs"]
+    assert (broken["members"], well["members"]) == (2, 2)
+    assert "NO_SUCH_TOKEN is not set" in " ".join(broken["notes"])
+    assert told(world, "history")["total"] == 2
+    assert told(world, "rejects")["total"] == 0
+    assert told(world, "plan", "--select", "shop.vip.meta")["syncs"][0]["status"] == "noop"
+    assert call(world, "plan").exit_code == 1
+
+
+def test_a_run_without_any_usable_connection_does_not_start(world: World) -> None:
+    """As any mistake in what the user wrote: exit code 2, every variable that is missing named once."""
+    world.connections = {"meta": UNSET, "other": UNSET}
+    for word in ("plan", "sync"):
+        done = call(world, word)
+        assert done.exit_code == 2
+        assert done.stderr.count("NO_SUCH_TOKEN is not set") == 2
+    assert call(world, "audiences", "adopt", "shop.vip.meta", "--id", "1").exit_code == 2
+    assert world.calls() == []
+
+
+def test_a_suppression_model_that_is_not_there_stops_its_connection(world: World) -> None:
+    """Nobody knows whom to leave out: its syncs send nothing."""
+    world.connections["other"]["suppress"] = ["nobody"]
+    failed, well = world.run().syncs
+    assert (failed.status, well.status) == ("failed", "success")
+    assert "suppress" in failed.reason
+    assert [one["account"] for one in world.audiences()] == ["1002003004005"]
+
+
+def test_a_mistake_in_a_model_still_stops_everything(world: World) -> None:
+    """It is not known which syncs it would change."""
+    world.connections["other"] = UNSET
+    world.segments["vip"]["destinations"] = ["other", "meta", "nowhere"]
+    with pytest.raises(ConfigError, match="nowhere"):
+        pipeline.plan(world.request(), lambda sync_id, text: None)
