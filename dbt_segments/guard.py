@@ -6,6 +6,8 @@ they go out even while a sync is held (invariant 13).
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dbt_segments.tally import Forecast
 from dbt_segments.values import Hold
 
@@ -27,6 +29,21 @@ def thresholds(found: Forecast, hold: Hold) -> str | None:
             f"(allowed {hold.change_fraction:.0%}){cause}"
         )
     return None
+
+
+def lifted(before: Collection[str], now: Collection[str], refused: int) -> str | None:
+    """Why a sync must wait whose rules of refusal are fewer than those it last sent under, or None.
+
+    Whom a rule refused that is gone would be sent like anybody else. One that took another's place counts as gone: it
+    may refuse others.
+
+    refused  members whom the last run did not send for their refusal
+    """
+    gone = sorted(set(before) - set(now))
+    if not gone:
+        return None
+    members = f"; the last run refused {refused:,} members" if refused else ""
+    return f"refusals_lifted: no longer applied: {', '.join(gone)}{members}"
 
 
 def deletions(count: int, records: int, hold: Hold) -> str | None:

@@ -42,6 +42,7 @@ class Request:
     now             sync whether due or not
     full            assert every member again
     allow_removals  sync ids or segment names whose thresholds are released for this run
+    lift_refusals   the same of those whose rules of refusal are fewer than before
     show_requests   how many masked requests a plan shows per sync
     only            unique ids of the models whose syncs are meant; None: all that are selected
     """
@@ -51,6 +52,7 @@ class Request:
     full: bool = False
     lock_timeout_s: float = 300.0
     allow_removals: tuple[str, ...] = ()
+    lift_refusals: tuple[str, ...] = ()
     show_requests: int = 0
     only: frozenset[str] | None = None
 
@@ -128,7 +130,8 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
         sending = sends and project.may_send
         told = functools.partial(progress, "")
-        _check_released(request.allow_removals, project.registry.syncs)
+        _check_released("--allow-removals", request.allow_removals, project.registry.syncs)
+        _check_released("--lift-refusals", request.lift_refusals, project.registry.syncs)
         chosen = [item for item in project.syncs if request.means(item)]
         _check_connections(chosen)
         if sending:
@@ -180,13 +183,13 @@ def _end_if_interrupted(error: Exception) -> None:
         raise KeyboardInterrupt from None
 
 
-def _check_released(names: tuple[str, ...], syncs: Iterable[Sync]) -> None:
-    """Raises ConfigError for an `--allow-removals` that releases nothing."""
+def _check_released(option: str, names: tuple[str, ...], syncs: Iterable[Sync]) -> None:
+    """Raises ConfigError for an option that releases nothing."""
     known = {name for item in syncs for name in (item.id, item.segment.name)}
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"--allow-removals {name}: there is no such sync or segment",
+                f"{option} {name}: there is no such sync or segment",
                 hint=suggest(name, known) or "give a sync id, or a segment's name for all its syncs",
             )
 
@@ -228,13 +231,14 @@ class _Turn:
             return _unconnected(item), ()
         destination = destinations.get(item.connection.type)(item.connection.settings)
         released = bool({item.id, item.segment.name} & set(self._request.allow_removals))
+        lifted = bool({item.id, item.segment.name} & set(self._request.lift_refusals))
         with ExitStack() as stack:
             run = SyncRun(
                 self._project,
                 item,
                 destination,
                 self._frozens,
-                Wishes(self._request.full, released, self._request.show_requests),
+                Wishes(self._request.full, released, lifted, self._request.show_requests),
                 run_id=self._run_id,
                 lock_timeout_s=self._request.lock_timeout_s,
                 tell=tell,

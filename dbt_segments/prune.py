@@ -31,7 +31,7 @@ from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.spelling import suggest
 from dbt_segments.state import locks, memory
-from dbt_segments.state.ledger import UNITS, by_status, current, read_ledger
+from dbt_segments.state.ledger import by_status, current, read_ledger
 from dbt_segments.state.store import Store
 from dbt_segments.syncing import SyncRun, Wishes
 from dbt_segments.values import Connection, Entity, Identifier, Model, Segment, Sync, SyncResult
@@ -318,10 +318,7 @@ class _Emptying(SyncRun):
         finally:
             state.execute(f"drop table {nobody}")
         # What was sent for members who refuse stays remembered, in case the sync is switched on again.
-        known = memory.remembered_sql(state, self._store, self._sync.id)
-        if known is not None:
-            state.fetch(known, bench, "kept_memory", UNITS)
-            bench.execute(f"insert into {memory.TABLE} select key, kind, value, false from kept_memory")
+        memory.keep(state, self._store, self._sync.id, bench)
         return made
 
     def _is_held_by(self, made: Plan) -> bool:

@@ -111,6 +111,17 @@ def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
     return found.replace(tzinfo=timezone.utc) if found is not None else None
 
 
+def last_refused(session: Session, store: Store, sync: Sync) -> int:
+    """How many members the newest run that was neither held nor failed left out for their refusal."""
+    names = ", ".join("?" for _ in (sync.id, *sync.former_ids))
+    found = session.value(
+        f"select refused from {store.table('sync_runs')} where sync_id in ({names}) "
+        f"and status in ('success', 'noop', 'partial') order by finished_at desc limit 1",
+        [sync.id, *sync.former_ids],
+    )
+    return int(found or 0)
+
+
 def status(project: Project) -> tuple[StatusRow, ...]:
     """Every selected sync, as the state knows it."""
     with project.state.session(lock_timeout_s=READ_TIMEOUT_S) as session:

@@ -27,7 +27,7 @@ from dbt_segments.records import record_coding
 from dbt_segments.recovery import Ended, Recovery
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
-from dbt_segments.state import locks, memory
+from dbt_segments.state import locks, memory, rules
 from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.logs import Logbook
@@ -60,11 +60,13 @@ class Wishes:
 
     full      assert every member again
     released  the guard's thresholds do not hold this sync now
+    lifted    nor does it that rules of refusal are gone
     show      masked example requests of a plan
     """
 
     full: bool = False
     released: bool = False
+    lifted: bool = False
     show: int = 0
 
 
@@ -102,6 +104,10 @@ class SyncRun:
         self._started_over = False
         # Of a sync that deletes whom the segment names: how many records the entity has.
         self._records: int | None = None
+        # Rules of refusal: those it last sent under, and today's; neither where refusals do not matter.
+        self._rules_then: frozenset[str] | None = None
+        self._rules: frozenset[str] | None = None
+        self._refused_before = 0
 
     # -- plan -------------------------------------------------------------------------------------------------
 
@@ -201,6 +207,7 @@ class SyncRun:
                     result = replace(result, counts=self._forecast)
                 if made.requests == 0:
                     self._settle(state, bench, lock, made)
+                    self._record_rules(state, lock)
             resolver = Resolver(
                 self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
             )
@@ -237,6 +244,7 @@ class SyncRun:
     ) -> SyncResult:
         with resting(bench), self._session() as session:
             generation = write_ahead(session, self._store, bench, self._sync.id, lock, self._run_id)
+            self._record_rules(session, lock)
         courier = Courier(
             self._project.state,
             self._store,
@@ -304,6 +312,15 @@ class SyncRun:
             return replace(result, status="partial", reason="pending: some members wait for the next run", exit_code=3)
         return replace(result, status="success")
 
+    def _record_rules(self, session: Session, lock: Lock) -> None:
+        """Keep the rules that this run sends under; a held one sends refusals alone, and lets no rule go."""
+        if self._rules is None:
+            return
+        then = self._rules_then or frozenset()
+        now = self._rules | then if self._holds else self._rules
+        if self._rules_then is None or now != then:
+            rules.record_rules(session, self._store, self._sync.id, lock, now)
+
     # -- stages -----------------------------------------------------------------------------------------------
 
     def _gate(self) -> None:
@@ -326,6 +343,10 @@ class SyncRun:
             refusals = None if deletes else self._frozens.refusals(models, state, bench, self._sync)
             if deletes:
                 self._records = int(models.value(f"select count(*) from {self._sync.entity.model.relation}") or 0)
+            if not deletes:
+                self._rules = rules.rules_of(self._sync)
+                self._rules_then = rules.recorded_rules(state, self._store, (self._sync.id, *self._sync.former_ids))
+                self._refused_before = record.last_refused(state, self._store, self._sync)
             if refusals is not None and refusals.doubt is not None and not self._holds:
                 self._hold(refusals.doubt.code, refusals.doubt.message, refusals.doubt.hint)
         except HeldError as error:
@@ -336,6 +357,8 @@ class SyncRun:
             self._note(f"refusals_wait: {self._destination.type} takes nothing but the whole audience, which is held")
             return None
         made = self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
+        if self._holds and (self._rules_then or frozenset()) - (self._rules or frozenset()):
+            memory.keep(state, self._store, self._sync.id, bench)
         if made.suppressed_shared:
             self._note(
                 f"suppressed_shared: {made.suppressed_shared} members share an identifier with someone who refused it"
@@ -391,7 +414,19 @@ class SyncRun:
 
     def _is_held_by(self, made: Plan) -> bool:
         """Whether the plan itself holds a sync that nothing else holds."""
-        return self._check_thresholds(made) or self._check_session(made)
+        return self._check_lifted(made) or self._check_thresholds(made) or self._check_session(made)
+
+    def _check_lifted(self, made: Plan) -> bool:
+        """Whether people might be sent who refused under a rule that is gone."""
+        if self._holds or self._wishes.lifted or self._rules is None or self._rules_then is None:
+            return False
+        reason = guard.lifted(self._rules_then, self._rules, self._refused_before)
+        if reason is None:
+            return False
+        self._holds.append(reason)
+        self._forecast = made.found.counts
+        self._notes.insert(0, f"restore it, or let its refusals go once: --lift-refusals {self._sync.segment.name}")
+        return True
 
     def _check_thresholds(self, made: Plan) -> bool:
         if self._holds or self._wishes.released:

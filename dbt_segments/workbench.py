@@ -62,8 +62,9 @@ def resting(bench: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 def count(bench: duckdb.DuckDBPyConnection, sql: str) -> int:
     """The one number that a query yields; null counts as 0."""
-    row = bench.execute(sql).fetchone()
-    return int(row[0]) if row and row[0] is not None else 0
+    # All of it is fetched: an unfinished result would keep the connection from taking in other data.
+    rows = bench.execute(sql).fetchall()
+    return int(rows[0][0]) if rows and rows[0][0] is not None else 0
 
 
 def remove_leftovers() -> None:

@@ -50,6 +50,7 @@ class Request:
     full: bool = False
     lock_timeout_s: float = 300.0
     allow_removals: tuple[str, ...] = ()
+    lift_refusals: tuple[str, ...] = ()
     show_requests: int = 0
 
 
@@ -169,7 +170,7 @@ def test_options_reach_the_pipeline(pipeline: Pipeline, tmp_path: Path) -> None:
     call(
         f"sync --project-dir {tmp_path} --profiles-dir {tmp_path} --target prod --state {tmp_path} --exclude tag:old"
         " --vars '{dbt_segments: {targets: [prod]}}' --now --full --lock-timeout 5 --allow-removals vip"
-        " --allow-removals shop.lapsed.meta"
+        " --allow-removals shop.lapsed.meta --lift-refusals gold"
     )
     request = pipeline.asked[0]
     options = request.options
@@ -178,6 +179,7 @@ def test_options_reach_the_pipeline(pipeline: Pipeline, tmp_path: Path) -> None:
     assert options.vars == {"dbt_segments": {"targets": ["prod"]}}
     assert (request.now, request.full, request.lock_timeout_s) == (True, True, 5.0)
     assert request.allow_removals == ("vip", "shop.lapsed.meta")
+    assert request.lift_refusals == ("gold",)
 
 
 def test_without_options_the_request_is_the_default(pipeline: Pipeline) -> None:

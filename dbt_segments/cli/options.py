@@ -89,6 +89,12 @@ def sync_options(function: Function) -> Function:
             metavar="ID",
             help="Release the thresholds of this sync id or segment, in this run only. May be repeated.",
         ),
+        click.option(
+            "--lift-refusals",
+            multiple=True,
+            metavar="ID",
+            help="Release a sync id or segment whose consent or suppress was taken away. May be repeated.",
+        ),
     )
 
 

@@ -60,6 +60,7 @@ def plan(
     full: bool,
     lock_timeout: float,
     allow_removals: tuple[str, ...],
+    lift_refusals: tuple[str, ...],
     show_requests: int,
     **project: Any,
 ) -> None:
@@ -71,7 +72,8 @@ def plan(
     """
     from dbt_segments import pipeline, report
 
-    what = {"now": now, "full": full, "lock_timeout_s": lock_timeout, "allow_removals": allow_removals}
+    what: dict[str, Any] = {"now": now, "full": full, "lock_timeout_s": lock_timeout}
+    what |= {"allow_removals": allow_removals, "lift_refusals": lift_refusals}
     with running() as progress:
         planned = pipeline.plan(request(project, output, **what, show_requests=show_requests), progress)
     show = report.plan_json if output == "json" else report.plan_text
@@ -83,7 +85,13 @@ def plan(
 @project_options
 @sync_options
 def sync(
-    output: str, now: bool, full: bool, lock_timeout: float, allow_removals: tuple[str, ...], **project: Any
+    output: str,
+    now: bool,
+    full: bool,
+    lock_timeout: float,
+    allow_removals: tuple[str, ...],
+    lift_refusals: tuple[str, ...],
+    **project: Any,
 ) -> None:
     """Send what changed since the last acknowledgement.
 
@@ -95,7 +103,8 @@ def sync(
     """
     from dbt_segments import pipeline, report
 
-    what = {"now": now, "full": full, "lock_timeout_s": lock_timeout, "allow_removals": allow_removals}
+    what: dict[str, Any] = {"now": now, "full": full, "lock_timeout_s": lock_timeout}
+    what |= {"allow_removals": allow_removals, "lift_refusals": lift_refusals}
     with running() as progress:
         run = pipeline.sync(request(project, output, **what), progress)
     click.echo(report.results_json(run) if output == "json" else report.run_text(run))

@@ -44,6 +44,19 @@ def remember(session: Session, store: Store, bench: duckdb.DuckDBPyConnection, o
     store.point(session, owner, KIND, token, seq, {"tables": {KIND: name}})
 
 
+def keep(session: Session, store: Store, owner: str, bench: duckdb.DuckDBPyConnection) -> None:
+    """Make what is remembered part of the workbench's `remembered`, whoever refuses now."""
+    known = remembered_sql(session, store, owner)
+    if known is None:
+        return
+    session.fetch(known, bench, "kept_memory", UNITS)
+    bench.execute(
+        f"insert into {TABLE} select k.*, false from kept_memory k where not exists (select 1 from {TABLE} t "
+        f"where t.key = k.key and t.kind = k.kind and t.value = k.value)"
+    )
+    bench.execute("drop table kept_memory")
+
+
 def inherit(session: Session, store: Store, owner: str, former: str, token: int) -> None:
     """Go on with the memory of a former id."""
     pointer: Pointer | None = store.head(session, former, KIND)
