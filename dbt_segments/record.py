@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from dbt_segments.state.pending import read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
 from dbt_segments.warehouse import Session
+
+
+# Reason in `sync_runs` of a sync that is switched off, once for each time that it is.
+DISABLED = "disabled"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,24 @@ def write_run(
         progress(result.sync_id, f"warning: sync_runs could not be written: {error.message}")
 
 
+def note_disabled(project: Project, run_id: str, lock_timeout_s: float, progress: Callable[[str, str], None]) -> None:
+    """Append a row to `sync_runs` for each sync that has run and is switched off since: once on again, it is due."""
+    off = [sync for sync in project.registry.syncs if not sync.enabled]
+    if not off:
+        return
+    with project.state.session(lock_timeout_s=lock_timeout_s) as session:
+        rows = session.rows(
+            f"select sync_id, status, reason from (select r.*, row_number() over (partition by sync_id "
+            f"order by finished_at desc) as place from {project.store.table('sync_runs')} r) newest where place = 1"
+        )
+    known = {sync_id: (status, reason) for sync_id, status, reason in rows}
+    for sync in off:
+        if known.get(sync.id, ("skipped", DISABLED)) != ("skipped", DISABLED):
+            write_run(
+                project, replace(blank(sync), status="skipped", reason=DISABLED), run_id, lock_timeout_s, progress
+            )
+
+
 def _before(elapsed_s: float) -> datetime:
     now = datetime.now(timezone.utc).timestamp() - elapsed_s
     return datetime.fromtimestamp(now, timezone.utc).replace(tzinfo=None)
@@ -99,13 +121,26 @@ def write_results(target_path: Path, run: RunResult, error: SegmentsError | None
 
 
 def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
-    """When the newest run that left nothing to do began; aware, UTC. None where a later one failed or was held."""
+    """When the newest run that left nothing to do began; aware, UTC.
+
+    None where a later one failed or was held, where the sync was switched off since, and where its audience is gone or
+    was emptied: then it is due.
+    """
     names = ", ".join("?" for _ in (sync.id, *sync.former_ids))
     done = "(status in ('success', 'noop') or (status = 'partial' and pending = 0))"
     runs = f"{store.table('sync_runs')} where sync_id in ({names}) and status <> 'skipped'"
     ids = [sync.id, *sync.former_ids]
-    newest = session.value(f"select {done} from {runs} order by finished_at desc limit 1", ids)
-    if not newest:
+    newest = session.rows(f"select {done}, finished_at from {runs} order by finished_at desc limit 1", ids)
+    if not newest or not newest[0][0]:
+        return None
+    since = newest[0][1]
+    undone = session.value(
+        f"select (select count(*) from {store.table('audiences')} where sync_id in ({names}) and recorded_at > ? "
+        f"and event in ('emptied', 'deleted', 'gone')) + (select count(*) from {store.table('sync_runs')} "
+        f"where sync_id in ({names}) and finished_at > ? and status = 'skipped' and reason = '{DISABLED}')",
+        [*ids, since, *ids, since],
+    )
+    if undone:
         return None
     found = session.value(f"select max(least(started_at, finished_at)) from {runs} and {done}", ids)
     return found.replace(tzinfo=timezone.utc) if found is not None else None

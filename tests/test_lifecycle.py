@@ -208,6 +208,30 @@ def test_an_audience_is_emptied_of_our_members(world: World, how: str) -> None:
     assert world.held() == {email(ADA), email(BOB), stranger}
 
 
+@pytest.mark.parametrize("policy", ["empty", "delete"])
+def test_a_pruned_audience_is_filled_again_at_once(world: World, policy: str) -> None:
+    """Its sync has run today, but what it did is undone: switched on again it is due, once."""
+    assert world.sync(now=False).reason == "not_due"
+    item(world, enabled=False)
+    prune(world, "--yes", "--policy", policy)
+    item(world)
+    again = world.sync(now=False)
+    assert (again.status, again.counts.added) == ("success", 2)
+    assert world.held() == {email(ADA), email(BOB)}
+    assert world.sync(now=False).reason == "not_due"
+
+
+def test_a_sync_that_was_switched_off_meanwhile_is_due(world: World) -> None:
+    """A run that passed it over is noted once; after that it is due, and then no more."""
+    item(world, enabled=False)
+    world.run(now=False)
+    world.run(now=False)
+    assert world.state("sync_runs", "status", "reason = 'disabled'") == [("skipped",)]
+    item(world)
+    assert world.sync(now=False).status == "noop"
+    assert world.sync(now=False).reason == "not_due"
+
+
 @pytest.mark.parametrize("how", ["off", "deleted"])
 def test_an_audience_of_ours_is_deleted(world: World, how: str) -> None:
     """It is gone at the platform and from the lists; a sync that is switched on again makes another one."""
