@@ -183,6 +183,7 @@ class _Reader:
                 self._problem(item.key, _without_values(item.message, settings), item.hint)
             return None
         self._check_urls(validated)
+        self._check_token_url(validated, destination)
         return validated
 
     def _check_urls(self, settings: ConnectionSettings) -> None:
@@ -191,6 +192,20 @@ class _Reader:
             wrong = _url_mistake(str(value), settings.allow_private) if value else None
             if wrong:
                 self._problem(key, *wrong)
+
+    def _check_token_url(self, settings: ConnectionSettings, destination: type[Destination]) -> None:
+        """Nobody's refresh token goes to the platform's own endpoint while all other calls go elsewhere."""
+        real = destination.token_endpoint
+        fixed = getattr(settings, "access_token", None) is not None
+        if not real or fixed or settings.token_url or not settings.base_url:
+            return
+        if _host(settings.base_url) != _host(destination.base_url):
+            said = f"is not set although `base_url` names another host, so that secrets would go to {_host(real)}"
+            self._problem("token_url", said, f"name where tokens are fetched; the platform's own is {real}")
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
 
 
 def _url_mistake(url: str, allow_private: bool) -> tuple[str, str] | None:

@@ -282,7 +282,10 @@ class Sender:
         try:
             return self._http("POST", url, {}, dict(headers), encode_form(form), self._timeout_s)
         except UnknownError as error:
-            raise TransientError("the token endpoint did not answer", code=error.code) from None
+            host = httpx.URL(url).host
+            raise TransientError(
+                f"the token endpoint at {host} did not answer", code=error.code, hint="is `token_url` right?"
+            ) from None
 
     def _http(
         self, method: str, url: str, query: Mapping[str, str], headers: dict[str, str], body: bytes, timeout_s: float

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from dbt_segments import pipeline
 from dbt_segments.cli import main
+from dbt_segments.connections import read_connections
+from dbt_segments.destinations import registry
 from dbt_segments.errors import ConfigError
 from tests.projects import Warehouse
 from tests.world import World, email, make_world, sandbox
@@ -109,3 +113,22 @@ def test_a_mistake_in_a_model_still_stops_everything(world: World) -> None:
     world.segments["vip"]["destinations"] = ["other", "meta", "nowhere"]
     with pytest.raises(ConfigError, match="nowhere"):
         pipeline.plan(world.request(), lambda sync_id, text: None)
+
+
+@pytest.mark.parametrize("kind", ["google_ads", "linkedin", "microsoft_ads", "reddit", "snapchat"])
+def test_secrets_do_not_leave_a_sandbox(tmp_path: Path, kind: str) -> None:
+    """A refresh token would go to the real endpoint: the connection is refused until `token_url` is named."""
+    case = importlib.import_module(f"tests.one_click.case_{kind}").CASE
+    settings = {**case.connection("http://127.0.0.1:1/x", tmp_path), "type": kind}
+    own = settings.pop("token_url")
+    refresh = {"client_id": "c", "client_secret": "s", "refresh_token": "r"}
+    settings = {key: value for key, value in settings.items() if key not in ("access_token", "service_account_file")}
+
+    def problems(**more: str) -> list[str]:
+        path = tmp_path / "destinations.yml"
+        path.write_text(yaml.safe_dump({"one": {**settings, **refresh, **more}}))
+        return [problem.key for problem in read_connections(path, {}).problems.get("one", ())]
+
+    assert problems() == ["token_url"]
+    assert problems(token_url=own) == []
+    assert problems(base_url=registry.get(kind).base_url) == []

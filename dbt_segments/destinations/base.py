@@ -340,6 +340,7 @@ class Destination:
     minimum   matched people below which the platform does not use an audience
     settles_h hours until sizes and match rates of what was sent mean something
     longest_name  characters of an audience's name
+    token_endpoint  where tokens are fetched, if that is another host than `base_url`
     sunset    the day (ISO) on which `version` ends, where the platform says so
     proves    what an accepted batch proves, for people
     unsure    what the platform's documents leave open, for people
@@ -349,6 +350,7 @@ class Destination:
     aliases: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str] = ""
     base_url: ClassVar[str]
+    token_endpoint: ClassVar[str] = ""
     version: ClassVar[str] = ""
     settings_model: ClassVar[builtins.type[ConnectionSettings]]
     identifiers: ClassVar[Mapping[str, Accepts]]

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from dbt_segments.destinations import _google_ads_lists as lists
-from dbt_segments.destinations._google_ads_auth import auth_of
+from dbt_segments.destinations._google_ads_auth import TOKEN_URL, auth_of
 from dbt_segments.destinations._google_ads_faults import NAME_TAKEN, RowsRefusedError, classify
 from dbt_segments.destinations._google_ads_rows import ADDRESS, CONTACTS, member
 from dbt_segments.destinations._google_ads_settings import CONSENT, DENIED, GRANTED, GoogleAdsSettings
@@ -55,6 +55,7 @@ class GoogleAds(Destination):
     type = "google_ads"
     title = "Google Ads Customer Match"
     base_url = "https://datamanager.googleapis.com"
+    token_endpoint = TOKEN_URL
     version = "v1"
     settings_model = GoogleAdsSettings
     identifiers: ClassVar = {

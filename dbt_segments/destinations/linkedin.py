@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dbt_segments.destinations._linkedin_faults import SEGMENTS, PatientCall, classify, outcome_of
-from dbt_segments.destinations._linkedin_settings import URN, LinkedInSettings, authentication
+from dbt_segments.destinations._linkedin_settings import TOKEN_URL, URN, LinkedInSettings, authentication
 from dbt_segments.destinations.auth import Auth
 from dbt_segments.destinations.base import (
     Accepts,
@@ -64,6 +64,7 @@ class LinkedIn(Destination):
     type = "linkedin"
     title = "LinkedIn matched audiences"
     base_url = "https://api.linkedin.com"
+    token_endpoint = TOKEN_URL
     version = "202608"
     settings_model = LinkedInSettings
     identifiers: ClassVar = {

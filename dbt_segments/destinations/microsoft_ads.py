@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dbt_segments.destinations._marks import carries, mark_of, with_mark
-from dbt_segments.destinations._microsoft_ads_connection import MicrosoftAdsSettings, account_auth
+from dbt_segments.destinations._microsoft_ads_connection import TOKEN_URL, MicrosoftAdsSettings, account_auth
 from dbt_segments.destinations._microsoft_ads_faults import APPLY, DUPLICATE_NAME, classify, refused_rows
 from dbt_segments.destinations.auth import Auth
 from dbt_segments.destinations.base import (
@@ -52,6 +52,7 @@ class MicrosoftAds(Destination):
     type = "microsoft_ads"
     title = "Microsoft Advertising customer lists"
     base_url = "https://campaign.api.bingads.microsoft.com/CampaignManagement"
+    token_endpoint = TOKEN_URL
     version = "v13"
     settings_model = MicrosoftAdsSettings
     identifiers: ClassVar = {"email": Accepts("Email", rules.email())}

@@ -113,6 +113,7 @@ class Reddit(Destination):
     type = "reddit"
     title = "Reddit customer lists"
     base_url = "https://ads-api.reddit.com/api"
+    token_endpoint = TOKEN_URL
     version = "v3"
     settings_model = RedditSettings
     identifiers: ClassVar = {

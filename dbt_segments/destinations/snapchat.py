@@ -71,6 +71,7 @@ class Snapchat(Destination):
     type = "snapchat"
     title = "Snapchat customer lists"
     base_url = "https://adsapi.snapchat.com"
+    token_endpoint = TOKEN_URL
     version = "v1"
     settings_model = SnapchatSettings
     identifiers: ClassVar = {
