@@ -27,6 +27,7 @@ from dbt_segments.errors import (
     UnknownError,
     WarehouseError,
 )
+from dbt_segments.report import count_of
 from dbt_segments.send import Sender, Sent, send_batches
 from dbt_segments.state import memory
 from dbt_segments.state import pending as pendings
@@ -184,7 +185,7 @@ class Courier:
         for stage in OPS:
             batches = sorted(stages.get(stage, ()))
             if stage == "after" and not self._may_follow(stages.get("remove", ()), delivery):
-                self._tell(f"{len(batches)} batches wait until removals have ended")
+                self._tell(f"until removals have ended, {count_of(len(batches), 'batch', 'batches')} must wait")
                 continue
             if delivery.is_over:
                 continue
@@ -207,7 +208,7 @@ class Courier:
                 delivery.note(number, batch.op, sent)
                 done.append((batch, sent, number))
             start += len(wave)
-            self._tell(f"{stage}: {start} of {len(batches)} requests")
+            self._tell(f"{stage}: {start} of {count_of(len(batches), 'request')}")
         self._record(generation, stage, done, [], delivery)
 
     def _send(self, delivery: Delivery, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Sent]]:

@@ -42,7 +42,7 @@ def lifted(before: Collection[str], now: Collection[str], refused: int) -> str |
     gone = sorted(set(before) - set(now))
     if not gone:
         return None
-    members = f"; the last run refused {refused:,} members" if refused else ""
+    members = f"; the last run refused {refused:,} member{'' if refused == 1 else 's'}" if refused else ""
     return f"refusals_lifted: no longer applied: {', '.join(gone)}{members}"
 
 

@@ -14,11 +14,10 @@ from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import SegmentsError
 from dbt_segments.project import READ_TIMEOUT_S, Project
 from dbt_segments.state.ledger import by_status, current, read_ledger
-from dbt_segments.state.pending import read_generations
+from dbt_segments.state.pending import open_rows, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
 from dbt_segments.warehouse import Session
-
 
 # Reason in `sync_runs` of a sync that is switched off, once for each time that it is.
 DISABLED = "disabled"
@@ -28,6 +27,7 @@ DISABLED = "disabled"
 class StatusRow:
     """What the state knows of one sync; times are ISO text in UTC.
 
+    unconfirmed  members in jobs of the destination that had not ended when last asked; none of the others
     size_lower, size_upper, match_rate  what the platform said last, at `sized_at`
     """
 
@@ -45,6 +45,7 @@ class StatusRow:
     size_upper: int | None = None
     match_rate: float | None = None
     sized_at: str | None = None
+    unconfirmed: int = 0
 
 
 def blank(sync: Sync) -> SyncResult:
@@ -178,8 +179,11 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
     )
     due = cadence.next_due(sync.schedule, last_success(session, store, sync), now, project.settings.timezone)
     notes = []
-    if any(generation.open_batches for generation in unfinished):
-        notes.append("a job of the destination is running")
+    jobs, unconfirmed = open_rows(store, unfinished), 0
+    if jobs is not None:
+        unconfirmed = int(session.value(f"select count(distinct key) from ({jobs}) j") or 0)
+        said = f"sent, not confirmed: {report.count_of(unconfirmed, 'member')}"
+        notes.append(f"{said}; a job of the destination is running")
     elif unfinished:
         notes.append("a run was interrupted; the next one mends it")
     if rows and rows[0][2]:
@@ -204,4 +208,5 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
         size_upper=measure.upper if measure else None,
         match_rate=measure.match_rate if measure else None,
         sized_at=measure.at.isoformat(timespec="seconds") if measure else None,
+        unconfirmed=unconfirmed,
     )

@@ -25,6 +25,8 @@ _ORPHAN = ("sync_id", "destination", "audience_id", "audience_name", "standing")
 _INDENT = "  "
 _NUMBERS = (1, 2, 3)  # the columns of a row that hold numbers
 _SMALL = "warning: below_minimum"
+_SHARED = "suppressed_shared"
+_NOT_DUE = "not_due"
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
@@ -43,6 +45,8 @@ class StatusLine(Protocol):
     def members(self) -> int: ...
     @property
     def pending(self) -> int: ...
+    @property
+    def unconfirmed(self) -> int: ...
     @property
     def last_status(self) -> str | None: ...
     @property
@@ -203,6 +207,7 @@ def _status(line: StatusLine) -> dict[str, Any]:
         "audience_name": line.audience_name,
         "members": line.members,
         "pending": line.pending,
+        "unconfirmed": line.unconfirmed,
         "last_status": line.last_status or None,
         "last_finished_at": iso(line.last_finished_at),
         "next_due": iso(line.next_due),
@@ -311,12 +316,14 @@ def _row(sync: SyncResult, *, planned: bool = False) -> Cells:
     counts, sends = sync.counts, sync.status in ("success", "partial")
     if sync.status == "noop":
         numbers, words = ("", "", ""), [f"up to date, {count_of(counts.unchanged, 'member')}", *_others(counts)]
+    elif sync.reason == _NOT_DUE:
+        numbers, words = ("", "", ""), [": ".join(("not due", *sync.notes[:1]))]
     else:
         counted = sends or counts.added or counts.removed or counts.changed
         numbers = _numbers(counts) if counted else ("", "", "")
         words = [*([] if sends else [sync.status]), *_others(counts, unchanged=planned)]
     time = "" if planned or sync.status == "skipped" else _seconds(sync.elapsed_s)
-    return (f"{sync.segment} -> {sync.destination}", *numbers, ", ".join(words), time)
+    return (_title(sync), *numbers, ", ".join(words), time)
 
 
 def _numbers(counts: Counts) -> tuple[str, str, str]:
@@ -331,13 +338,27 @@ def _others(counts: Counts, *, unchanged: bool = False) -> list[str]:
 
 
 def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list[str]]:
-    """The syncs without a note that several of them have, and one line in its place."""
+    """The syncs without the notes that several of them have, and one line in the place of each."""
+    kept, common = list(syncs), []
+    shared = [(sync, note) for sync in syncs for note in sync.notes if note.startswith(_SHARED)]
+    if len(shared) > 1:
+        kept = [_without(sync, _SHARED) for sync in kept]
+        numbers = ", ".join(f"{_title(sync)} {note.split()[1]}" for sync, note in shared)
+        common.append(f"{_SHARED}: members share an identifier with someone who refused it: {numbers}")
     small = [sync for sync in syncs if any(note.startswith(_SMALL) for note in sync.notes)]
-    if len(small) < 2:
-        return list(syncs), []
-    kept = [replace(sync, notes=tuple(note for note in sync.notes if not note.startswith(_SMALL))) for sync in syncs]
-    named = ", ".join(dict.fromkeys(sync.segment for sync in small))
-    return kept, [f"{_SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}"]
+    if len(small) > 1:
+        kept = [_without(sync, _SMALL) for sync in kept]
+        named = ", ".join(dict.fromkeys(sync.segment for sync in small))
+        common.append(f"{_SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}")
+    return kept, common
+
+
+def _without(sync: SyncResult, note: str) -> SyncResult:
+    return replace(sync, notes=tuple(one for one in sync.notes if not one.startswith(note)))
+
+
+def _title(sync: SyncResult) -> str:
+    return f"{sync.segment} -> {sync.destination}"
 
 
 def _with_notes(
@@ -345,9 +366,10 @@ def _with_notes(
 ) -> Iterable[str]:
     for sync, row in zip(syncs, rows, strict=True):
         yield row
-        if sync.reason:
+        due = sync.reason != _NOT_DUE
+        if sync.reason and due:
             yield _INDENT + _words(sync.reason)
-        yield from (_INDENT + line for note in sync.notes for line in note.splitlines())
+        yield from (_INDENT + line for note in (sync.notes if due else sync.notes[1:]) for line in note.splitlines())
         yield from (_INDENT * 2 + line for text in requests.get(sync.sync_id, ()) for line in text.splitlines())
 
 

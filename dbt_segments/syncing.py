@@ -25,6 +25,7 @@ from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
 from dbt_segments.records import record_coding
 from dbt_segments.recovery import Ended, Recovery
+from dbt_segments.report import count_of
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
 from dbt_segments.state import locks, memory, rules
@@ -188,7 +189,7 @@ class SyncRun:
             record.blank(self._sync),
             status="skipped",
             reason="not_due",
-            notes=(f"its schedule is {self._sync.schedule}; `dbt-segments sync --now` syncs at once",),
+            notes=(f"its schedule is {self._sync.schedule}; --now syncs at once",),
             audience_id=known.audience.id if known and not self._destination.records else None,
         )
 
@@ -262,7 +263,8 @@ class SyncRun:
             folds.fold(session, self._store, self._sync.id, lock)
             self._collect(session, lock)
         counts = tally.outcome(bench, delivery.fates, made.found)
-        result = self._judge(_with(delivery.audience, replace(base, counts=counts)), delivery)
+        unconfirmed = tally.submitted(bench, delivery.fates)
+        result = self._judge(_with(delivery.audience, replace(base, counts=counts)), delivery, unconfirmed)
         if delivery.is_over:
             return result
         return self._attended(resolver, delivery.audience, self._found(resolver, delivery.audience, result))
@@ -289,7 +291,7 @@ class SyncRun:
         notes = (*result.notes, *([lost.hint] if lost.hint else []))
         return replace(result, status="partial", reason=_said(lost), exit_code=1, notes=notes)
 
-    def _judge(self, result: SyncResult, delivery: Delivery) -> SyncResult:
+    def _judge(self, result: SyncResult, delivery: Delivery, unconfirmed: int) -> SyncResult:
         """Status and exit code of a run that sent something; a held sync stays held, whatever its refusals did."""
         counts = result.counts
         done = counts.added + counts.changed + counts.removed
@@ -298,7 +300,7 @@ class SyncRun:
         error = delivery.error
         if isinstance(error, GoneError):
             error = gone(error, self._sync, delivery.audience)
-        result = replace(result, notes=(*result.notes, *_delivery_notes(delivery, error, running=running)))
+        result = replace(result, notes=(*result.notes, *_delivery_notes(delivery, error, unconfirmed)))
         if result.status == "held":
             failed = f"; refusals were not all sent: {_said(error)}" if error else ""
             return replace(result, reason=result.reason + failed)
@@ -361,7 +363,8 @@ class SyncRun:
             memory.keep(state, self._store, self._sync.id, bench)
         if made.suppressed_shared:
             self._note(
-                f"suppressed_shared: {made.suppressed_shared} members share an identifier with someone who refused it"
+                f"suppressed_shared: {count_of(made.suppressed_shared, 'member')} "
+                f"{'shares' if made.suppressed_shared == 1 else 'share'} an identifier with someone who refused it"
             )
         if made.interrupted:
             self._note("a run was interrupted: the next sync mends it first, so its counts may differ")
@@ -541,7 +544,9 @@ def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
         said.append(f"job_failed: a job of an earlier run ended without an outcome ({', '.join(ended.lost)})")
     if ended.unattributed:
         said.append(f"rejects: a job of an earlier run refused {ended.unattributed:,} members without naming them")
-    notes = [f"{ended.refused} members of an earlier run were refused when its job ended"] if ended.refused else []
+    notes = (
+        [f"{count_of(ended.refused, 'member')} of an earlier run refused when its job ended"] if ended.refused else []
+    )
     if not said:
         return replace(result, notes=(*result.notes, *notes))
     if result.exit_code:
@@ -553,12 +558,13 @@ def _said(error: DestinationError) -> str:
     return f"{error.code or type(error).__name__}: {error.message}"
 
 
-def _delivery_notes(delivery: Delivery, error: DestinationError | None, *, running: bool) -> list[str]:
+def _delivery_notes(delivery: Delivery, error: DestinationError | None, unconfirmed: int) -> list[str]:
     notes = [f"warning: {text}" for text in delivery.warnings]
     if delivery.unattributed:
-        notes.append(f"{delivery.unattributed} members were refused without being named")
-    if running:
-        notes.append("sent, not confirmed: a job of the destination is running; the next run asks for its result")
+        notes.append(f"refused without being named: {count_of(delivery.unattributed, 'member')}")
+    if unconfirmed:
+        said = f"sent, not confirmed: {count_of(unconfirmed, 'member')}"
+        notes.append(f"{said}; a job of the destination is running, and the next run asks for its result")
     if error is not None and error.hint:
         notes.append(error.hint)
     return notes

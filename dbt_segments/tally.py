@@ -125,6 +125,12 @@ def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: F
     )
 
 
+def submitted(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str]) -> int:
+    """Members of the plan's batches whose jobs still run."""
+    batches = ", ".join(str(batch) for batch, state in fates.items() if state == "submitted")
+    return count(bench, f"select count(distinct key) from plan where batch in ({batches})") if batches else 0
+
+
 def _by_effect(bench: duckdb.DuckDBPyConnection) -> Mapping[str, int]:
     """Members by effect; a member with several rows counts under the strongest."""
     rows = bench.execute(

@@ -50,9 +50,15 @@ def emails(*addresses: str) -> set[tuple[str, str]]:
 def test_a_job_of_an_hour_is_picked_up_by_a_later_run(world: World) -> None:
     """Its members are sent, not confirmed, until then, and are not sent again."""
     platform(world).policy["polls"] = 2
-    results = [world.sync() for _ in range(3)]
+    results, statuses = [], []
+    for _ in range(3):
+        results.append(world.sync())
+        statuses += pipeline.status(world.request()).syncs
     assert [one.counts.pending for one in results] == [2, 2, 0]
-    assert "sent, not confirmed" in " ".join(results[0].notes)
+    assert "sent, not confirmed: 2 members" in " ".join(results[0].notes)
+    assert [(one.members, one.unconfirmed) for one in statuses] == [(0, 2), (0, 2), (2, 0)]
+    assert "sent, not confirmed: 2 members" in " ".join(statuses[0].notes)
+    assert not statuses[2].notes or "sent, not confirmed" not in " ".join(statuses[2].notes)
     assert world.held() == emails(ADA, BOB)
     assert len(world.calls("add")) == 1
 

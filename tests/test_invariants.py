@@ -607,7 +607,7 @@ def test_7_refusals_that_name_no_row_are_counted(world: World) -> None:
     result = world.sync()
     assert (result.status, result.exit_code) == ("partial", 1)
     assert world.state("sync_batches", "members, unattributed", "state = 'accepted'") == [(2, 1)]
-    assert any("1 members were refused without being named" in note for note in result.notes)
+    assert any("refused without being named: 1 member" in note for note in result.notes)
 
 
 # -- 8: one writer per audience -------------------------------------------------------------------------------

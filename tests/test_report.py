@@ -56,7 +56,15 @@ FAILED = replace(
     counts=Counts(),
     exit_code=1,
 )
-SKIPPED = replace(NOOP, sync_id="shop.old.meta", segment="old", status="skipped", reason="not_due", counts=Counts())
+SKIPPED = replace(
+    NOOP,
+    sync_id="shop.old.meta",
+    segment="old",
+    status="skipped",
+    reason="not_due",
+    notes=("its schedule is daily",),
+    counts=Counts(),
+)
 
 
 STATE = StateSize(
@@ -80,6 +88,7 @@ class Line:
     audience_name: str | None = "Lapsed buyers"
     members: int = 1_204
     pending: int = 0
+    unconfirmed: int = 0
     last_status: str | None = "success"
     last_finished_at: datetime | str | None = datetime(2025, 5, 1, 6, 0, 2, tzinfo=timezone.utc)
     next_due: datetime | str | None = "2025-05-02T02:00:00+02:00"
@@ -176,6 +185,7 @@ def test_status_as_json_says_null_where_nothing_is_known() -> None:
         "audience_name": "Lapsed buyers",
         "members": 1204,
         "pending": 0,
+        "unconfirmed": 0,
         "last_status": "success",
         "last_finished_at": "2025-05-01T06:00:02+00:00",
         "next_due": "2025-05-02T00:00:00+00:00",
@@ -233,10 +243,22 @@ def test_several_syncs_are_aligned_and_summed() -> None:
         "  1,100 of 1,204 members would leave",
         "new -> meta                                  failed                                 0.2 s",
         "  meta: code 190: the token has expired",
-        "old -> meta                                  skipped",
-        "  not due",
+        "old -> meta                                  not due: its schedule is daily",
         "5 syncs: 1 sent, 1 up to date, 1 skipped, 1 held, 1 failed; 2.5 s",
     ]
+
+
+def test_what_several_syncs_share_is_said_once() -> None:
+    """Members whose identifier somebody refused are named in one line, with each platform's number."""
+    said = "suppressed_shared: {} members share an identifier with someone who refused it"
+    first, second = replace(SENT, notes=(said.format(3),)), replace(NOOP, notes=("mine", said.format(2)))
+    lines = report.run_text(run(first, second)).splitlines()
+    assert [line for line in lines if "suppressed" in line] == [
+        "suppressed_shared: members share an identifier with someone who refused it: lapsed_buyers -> meta 3, "
+        "vip -> meta 2"
+    ]
+    assert "  mine" in lines
+    assert "  " + said.format(3) in report.run_text(run(first)).splitlines()
 
 
 def test_a_plan_says_what_would_be_and_that_nothing_was_sent() -> None:
@@ -252,7 +274,7 @@ def test_a_plan_says_what_would_be_and_that_nothing_was_sent() -> None:
 
 def test_a_skipped_sync_shows_what_it_would_have_sent() -> None:
     """Where the dbt target may not send, the counts are still there."""
-    skipped = replace(SKIPPED, reason="target_not_allowed", counts=Counts(members=7, added=7))
+    skipped = replace(SKIPPED, reason="target_not_allowed", notes=(), counts=Counts(members=7, added=7))
     assert report.run_text(run(skipped)).splitlines() == ["old -> meta   +7  -0   skipped", "  target not allowed"]
 
 
