@@ -17,7 +17,7 @@ from dbt_segments.warehouse import profiles_dir
 from dbt_segments.yamledit import NotEditableError
 
 HOOK = "{{ dbt_segments.on_run_end() }}"
-IGNORED = ("target/", "dbt_packages/", "logs/", "*.dbt_segments.lock")
+IGNORED = ("target/", "dbt_packages/", "logs/", "*.dbt_segments.lock", "*.duckdb")
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _VARIABLES: dict[str, Any] = {"dbt_segments": {"targets": []}}
 

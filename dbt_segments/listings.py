@@ -299,5 +299,5 @@ def checkups_text(found: Sequence[Checkup]) -> str:
         for row, finding in zip(rows, one.findings, strict=True):
             lines += [f"  {row}", *([f"    {finding.hint}"] if finding.hint else [])]
     levels: list[str] = [doctor.level(finding) for one in found for finding in one.findings]
-    counted = (count_of(levels.count(word), many, many) for word, many in (("wrong", "wrong"), ("warning", "warnings")))
-    return "\n".join([*lines, f"{count_of(len(found), 'connection')}: {', '.join(counted)}"])
+    wrong, warnings = count_of(levels.count("wrong"), "finding"), count_of(levels.count("warning"), "warning")
+    return "\n".join([*lines, f"{count_of(len(found), 'connection')}, {wrong} wrong, {warnings}"])

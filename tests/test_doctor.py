@@ -64,7 +64,7 @@ def test_a_good_connection_is_good(world: World) -> None:
     assert world.serving.state()["violations"]["meta"] == []
     text = call(world)
     assert text.stdout.splitlines()[0] == "meta (meta, v26.0)"
-    assert text.stdout.splitlines()[-1] == "1 connection: 0 wrong, 0 warnings"
+    assert text.stdout.splitlines()[-1] == "1 connection, 0 findings wrong, 0 warnings"
     assert "sandbox-token" not in text.output
 
 

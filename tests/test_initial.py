@@ -58,6 +58,7 @@ def test_a_bare_project_is_prepared(project: Path) -> None:
     (package,) = yaml.safe_load((project / "packages.yml").read_text())["packages"]
     assert (project / package["local"]).resolve() == REPOSITORY
     assert (project / ".gitignore").read_text().splitlines() == list(initial.IGNORED)
+    assert "*.duckdb" in initial.IGNORED  # it holds members, raw
     connections = read_connections(project / "destinations.yml", {})
     assert (connections.names, connections.problems) == ((), {})
 
