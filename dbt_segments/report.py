@@ -192,6 +192,7 @@ def _result(sync: SyncResult) -> dict[str, Any]:
         "unusable": counts.unusable,
         "refused": counts.refused,
         "pending": counts.pending,
+        "unconfirmed": sync.unconfirmed,
         "requests": sync.requests,
         "retries": sync.retries,
         "bytes_sent": sync.bytes_sent,

@@ -300,7 +300,8 @@ class SyncRun:
         error = delivery.error
         if isinstance(error, GoneError):
             error = gone(error, self._sync, delivery.audience)
-        result = replace(result, notes=(*result.notes, *_delivery_notes(delivery, error, unconfirmed)))
+        notes = (*result.notes, *_delivery_notes(delivery, error, unconfirmed))
+        result = replace(result, unconfirmed=unconfirmed, notes=notes)
         if result.status == "held":
             failed = f"; refusals were not all sent: {_said(error)}" if error else ""
             return replace(result, reason=result.reason + failed)

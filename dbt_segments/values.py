@@ -223,7 +223,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class SyncResult:
-    """One row of `sync --output json` and of the state table `sync_runs`. `notes` are for people."""
+    """One row of `sync --output json` and of the state table `sync_runs`.
+
+    unconfirmed  members in jobs of this run that had not ended; removals of who is unusable or refused are among them
+    notes        for people
+    """
 
     sync_id: str
     segment: str
@@ -235,6 +239,7 @@ class SyncResult:
     audience_id: str | None = None
     audience_name: str | None = None
     counts: Counts = Counts()
+    unconfirmed: int = 0
     requests: int = 0
     retries: int = 0
     bytes_sent: int = 0

@@ -291,6 +291,24 @@ def test_3_a_removal_that_still_runs_is_not_crossed_by_an_addition(acme: Acme) -
     assert world.held() == lower({email(ADA), email(BOB)})
 
 
+def test_3_a_removal_of_who_is_no_longer_usable_is_told_while_its_job_runs(acme: Acme) -> None:
+    """The member counts as unusable; that the old e-mail may still be in is `unconfirmed`, and then no more."""
+    world = acme("scripted_async")
+    world.customers([(1, ADA), (2, BOB)])
+    world.segment([1, 2])
+    world.sync()
+    world.sync()
+    platform(world).policy["finish_after_polls"] = 2
+    world.customers([(1, None), (2, BOB)])
+    told = world.sync()
+    assert (told.counts.unusable, told.counts.pending, told.unconfirmed) == (1, 0, 1)
+    assert world.held() == lower({email(ADA), email(BOB)})
+    for _ in range(4):
+        ended = world.sync()
+    assert (ended.counts.unusable, ended.counts.pending, ended.unconfirmed) == (1, 0, 0)
+    assert world.held() == lower({email(BOB)})
+
+
 # -- 4: a current member is never lost ------------------------------------------------------------------------
 
 

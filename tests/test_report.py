@@ -152,6 +152,7 @@ def test_results_have_the_documented_shape() -> None:
                 "unusable": 0,
                 "refused": 0,
                 "pending": 0,
+                "unconfirmed": 0,
                 "requests": 2,
                 "retries": 1,
                 "bytes_sent": 123456,

@@ -207,7 +207,8 @@ class History:
 
     def judge(self, result: SyncResult, when: str) -> None:
         """What a single result claims must be so already."""
-        settled = result.exit_code == 0 and result.counts.pending == 0 and result.counts.rejected == 0
+        open_ = result.counts.pending + result.unconfirmed
+        settled = result.exit_code == 0 and open_ == 0 and result.counts.rejected == 0
         if result.destination == self.faults.gone and not self._was_asked(result):
             return  # nothing had to be sent, so nobody knows yet
         if result.status in ("success", "noop") and settled and not self.faults.needs_full:
