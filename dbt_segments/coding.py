@@ -57,6 +57,15 @@ class Coding(ABC):
         return None
 
     @property
+    def beside(self) -> str:
+        """What may change of a member who keeps every match unit, for people."""
+        if self.destination.records:
+            return "a column that `fields` maps differs"
+        traits = any(accepts.trait for accepts in self.destination.identifiers.values())
+        own = "what the connection says of them (`consent`), or " if traits else ""
+        return f"{own}a column or setting that is sent with them differs"
+
+    @property
     @abstractmethod
     def lasting(self) -> str:
         """SQL condition on `kind`: a unit that the platform does not forget by itself, so that it can stand alone."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from dbt_segments.errors import ConfigError, WarehouseError
+from dbt_segments.spelling import nearest
 from dbt_segments.state.store import Pointer, Store
 from dbt_segments.values import MEMBERSHIP, Entity, Model, Segment, Sync
 from dbt_segments.warehouse import TEXT, Session, literal, quote
@@ -98,16 +99,19 @@ def freeze(
     wanted: tuple[str, ...],
     state_session: Session,
     membership: str | None = None,
+    remedies: Mapping[str, str] | None = None,
 ) -> Frozen:
     """Write a segment's members into a table of the state; it counts only once `commit_frozen` points to it.
 
     membership  query on the state for `key` and `segments` as JSON text, for the source `segment_membership`
+    remedies    source -> what to do where nobody has that column
 
     Raises HeldError where keys are not unique, columns are missing or a relation is not many-to-one.
     """
     entity = segment.entity
     joined = membership is not None and MEMBERSHIP in wanted
-    shape = _Shape.read(session, segment, tuple(w for w in wanted if not (joined and w == MEMBERSHIP)))
+    own = tuple(w for w in wanted if not (joined and w == MEMBERSHIP))
+    shape = _Shape.read(session, segment, own, remedies or {})
     _check_unique(session, entity, shape)
     name = _fresh(store, FROZEN, segment.owner)
     query = shape.members_sql(session)
@@ -328,7 +332,7 @@ class _Shape:
     related_columns: Mapping[str, Mapping[str, str]]
 
     @classmethod
-    def read(cls, session: Session, segment: Segment, wanted: tuple[str, ...]) -> _Shape:
+    def read(cls, session: Session, segment: Segment, wanted: tuple[str, ...], remedies: Mapping[str, str]) -> _Shape:
         entity = segment.entity
         related = {r.name: _columns(session, r.model) for r in entity.related}
         own = _columns(session, segment.model)
@@ -343,9 +347,14 @@ class _Shape:
                 raise HeldError(
                     "column_missing",
                     f"{segment.model.name}: neither it nor {entity.model.name} has a column {source}",
-                    hint=f"correct the identifiers and fields of the syncs of {segment.model.name}",
+                    hint="; ".join(filter(None, (nearest(source, shape.columns()), remedies.get(source)))),
                 )
         return shape
+
+    def columns(self) -> tuple[str, ...]:
+        """Everything that could be a source."""
+        related = (f"{name}.{column}" for name, columns in self.related_columns.items() for column in columns)
+        return (*self.segment_columns, *self.entity_columns, *related)
 
     def origin(self, source: str) -> tuple[str, str, str] | None:
         """(alias, column, type) of a source; None where nobody has it."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import SegmentsError
 from dbt_segments.freeze import (
     FROZEN,
@@ -76,7 +78,9 @@ class Frozens:
         mine = [sync for sync in self._project.registry.syncs if sync.segment.owner == segment.owner]
         try:
             known = self.memberships.get(segment.entity.name)
-            frozen = freeze(models, store, bench, segment, sources(mine), state, known.rows if known else None)
+            frozen = freeze(
+                models, store, bench, segment, sources(mine), state, known.rows if known else None, _remedies(mine)
+            )
         except HeldError as error:
             return error
         self._scratch.update(frozen.names)
@@ -103,6 +107,25 @@ class Frozens:
             owner = refusals_owner(entity, sync.channel)
             store.collect(state, owner, [REFUSALS], [found.name] if found else [], before=_yesterday())
         return self._refusals[key]
+
+
+def _remedies(syncs: Iterable[Sync]) -> dict[str, str]:
+    """Source -> where its name is written, for whom it is missing."""
+    found: dict[str, str] = {}
+    for sync in syncs:
+        taken = destinations.get(sync.connection.type).identifiers if sync.identifiers else {}
+        for mapped in (*sync.keys, *sync.mapped):
+            if mapped.source:
+                found[mapped.source] = f"correct `fields` and `key` of the syncs of {sync.segment.model.name}"
+        for one in sync.identifiers:
+            said = f"correct `identifiers` of entity `{sync.entity.name}` in the meta of {sync.entity.model.name}"
+            if taken[one.name].trait:
+                said = (
+                    f"`{one.name}` of connection `{sync.connection.name}` is {taken[one.name].instead}, "
+                    f"or a column of {sync.segment.model.name} or {sync.entity.model.name}"
+                )
+            found |= {source: said for source in (one.column, one.country) if source}
+    return found
 
 
 def _yesterday() -> int:

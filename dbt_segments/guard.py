@@ -23,7 +23,7 @@ def thresholds(found: Forecast, hold: Hold) -> str | None:
             f"(allowed {hold.remove_fraction:.0%}){cause}"
         )
     if found.changing > hold.change_members and found.changing > hold.change_fraction * found.base:
-        cause = f"; likely cause: {', '.join(found.causes)}" if found.causes else ""
+        cause = f"; likely cause: {', '.join(found.altered)}" if found.altered else ""
         return (
             f"too_many_changes: {found.changing:,} of {found.base:,} members would change "
             f"(allowed {hold.change_fraction:.0%}){cause}"

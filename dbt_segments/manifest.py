@@ -26,6 +26,7 @@ from dbt_segments.validate import (
     check_mapping,
     check_names,
     check_segment_columns,
+    check_traits,
     check_unique,
 )
 from dbt_segments.values import Entity, Identifier, Model, Registry, Related, Segment
@@ -78,6 +79,7 @@ def read_registry(
         problems += check_segment_columns(segment, declared, nodes.known)
     for item in placed:
         problems += check_mapping(item, nodes.known)
+        problems += check_traits(item, connections, nodes.known)
     registry = Registry(
         project=nodes.project,
         entities=tuple(entity for entity, _ in entities),

@@ -112,7 +112,7 @@ class Planner:
         *,
         interrupted: bool,
     ) -> Plan:
-        found = tally.forecast(bench, standing)
+        found = tally.forecast(bench, standing, coding.beside)
         counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
         rows, requests = count(bench, "select count(*) from plan"), count(bench, "select count(*) from plan_batches")
         suppressed = count(bench, "select count(*) from coded where suppressed")

@@ -26,6 +26,7 @@ class Forecast:
     changing  acknowledged members who would be sent with other values
     base      acknowledged members
     causes    words for the likely causes of a large loss
+    altered   the same of a large change
     """
 
     counts: Counts
@@ -33,10 +34,14 @@ class Forecast:
     changing: int
     base: int
     causes: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
 
 
-def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
-    """Count the plan by what it means for members; each member counts once."""
+def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing, beside: str) -> Forecast:
+    """Count the plan by what it means for members; each member counts once.
+
+    beside  what may change of members who keep their match units, for people
+    """
     effects = _by_effect(bench)
     refused_losing = count(
         bench,
@@ -79,7 +84,9 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing) -> Forecast:
     )
     losing = effects.get("remove", 0) - refused_losing + unusable_losing
     base = standing.acknowledged
-    return Forecast(counts, losing, effects.get("change", 0), base, _causes(bench, counts, losing, base))
+    changing = effects.get("change", 0)
+    altered = _altered(bench, changing, beside) if changing else ()
+    return Forecast(counts, losing, changing, base, _causes(bench, counts, losing, base), altered)
 
 
 def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: Forecast) -> Counts:
@@ -157,3 +164,27 @@ def _causes(bench: duckdb.DuckDBPyConnection, counts: Counts, losing: int, base:
     if losing and not causes:
         causes.append("the segment or its entity has shrunk")
     return tuple(causes)
+
+
+def _altered(bench: duckdb.DuckDBPyConnection, changing: int, beside: str) -> tuple[str, ...]:
+    """What most of those who change have in common: match units of a kind that came, went or differ; else none did."""
+    rows = bench.execute(
+        f"""
+        with changing as (
+            select key from plan group by key having arg_min(effect, {_STRENGTH}) = 'change'
+        ),
+        came as (
+            select distinct w.key, w.kind from want w join changing using (key)
+            where not exists (select 1 from record r where r.key = w.key and r.kind = w.kind and r.value = w.value)
+        ),
+        went as (
+            select distinct r.key, r.kind from record r join changing using (key)
+            where not exists (select 1 from want w where w.key = r.key and w.kind = r.kind and w.value = r.value)
+        )
+        select kind, case when c.key is null then 'went' when w.key is null then 'came' else 'differs' end, count(*)
+        from came c full join went w using (key, kind) group by all having count(*) * 2 > {changing} order by all
+        """
+    ).fetchall()
+    said = {"came": "is there now and was not", "went": "has become null or is no longer sent", "differs": "differs"}
+    kinds = tuple(f"{kind} {said[what]} for {members:,}" for kind, what, members in rows)
+    return kinds or (f"the same identifiers, but {beside}",)

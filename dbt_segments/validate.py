@@ -10,7 +10,7 @@ from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import Problem
 from dbt_segments.meta import Channel
 from dbt_segments.nodes import Declared
-from dbt_segments.spelling import suggest
+from dbt_segments.spelling import nearest, suggest
 from dbt_segments.syncs import Placed
 from dbt_segments.values import MEMBERSHIP, Entity, Segment
 
@@ -136,6 +136,24 @@ def check_mapping(item: Placed, known: Known) -> Iterator[Problem]:
         elif None not in own:
             both = [name for columns in own for name in columns or ()]
             yield from _check_column(source, both, item.declared, key, entity.model.name)
+
+
+def check_traits(item: Placed, connections: Connections, known: Known) -> Iterator[Problem]:
+    """What a connection wants said of each member is a column of the segment or its entity."""
+    sync, cls = item.sync, connections.types.get(item.sync.connection.name)
+    models = (sync.segment.model, sync.entity.model)
+    if cls is None or any(model.unique_id not in known for model in models):
+        return
+    both = {column.lower(): column for model in models for column in known[model.unique_id]}
+    for one in sync.identifiers:
+        accepts = cls.identifiers[one.name]
+        if accepts.trait and one.column.lower() not in both:
+            names = " nor ".join(dict.fromkeys(f"`{model.name}`" for model in models))
+            message = (
+                f"`{one.name}` of connection `{sync.connection.name}`: neither {names} has a column `{one.column}`"
+            )
+            hint = "; ".join(filter(None, (nearest(one.column, both.values()), f"or write {accepts.instead}")))
+            yield item.problem(message, hint)
 
 
 def _check_column(

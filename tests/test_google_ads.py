@@ -302,6 +302,9 @@ def test_other_kinds_of_lists() -> None:
         ({"customer_match_terms": "yes"}, "accepted"),
         ({"upload_key_type": "mobile_id"}, "app_id"),
         ({"consent": {"ad_userdata": "granted"}}, "ad_userdata"),
+        ({"consent": {"ad_user_data": "GRANTED"}}, "must be `granted`, `denied` (in lower case), or the name"),
+        ({"consent": {"ad_user_data": "consent_denied "}}, "must be `granted`, `denied` (in lower case), or the name"),
+        ({"consent": {"ad_personalization": True}}, "must be `granted`, `denied` (in lower case), or the name"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], said: str) -> None:

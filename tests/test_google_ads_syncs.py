@@ -234,6 +234,38 @@ def test_consent_of_everybody_is_sent_again_when_it_changes(world: World) -> Non
     assert len(world.calls("add")) == 2
 
 
+def test_a_large_change_of_consent_is_held_and_named(world: World) -> None:
+    """Nobody's identifiers have changed: the reason points to the connection."""
+    world.connections["google_ads"].pop("consent")
+    world.customers([(n, f"c{n}@example.com") for n in range(60)])
+    world.segment(range(60))
+    world.sync()
+    world.sync()
+    world.connections["google_ads"]["consent"] = {"ad_user_data": "granted", "ad_personalization": "granted"}
+    held = world.sync()
+    assert held.reason.startswith("too_many_changes: 60 of 60 members would change")
+    assert "likely cause: the same identifiers, but what the connection says of them (`consent`)" in held.reason
+    assert world.sync(allow_removals=("vip",)).counts.pending == 60
+
+
+def test_a_misspelt_word_of_consent_is_told_with_the_words(world: World) -> None:
+    """It counts as a column that nobody has: told by the run, and by `validate` where the columns are known."""
+    world.connections["google_ads"]["consent"] = {"ad_user_data": "grnted", "ad_personalization": "granted"}
+    held = world.sync()
+    assert held.reason.startswith("column_missing: vip: neither it nor customers has a column grnted")
+    words = "`ad_user_data` of connection `google_ads` is `granted` or `denied`, or a column of vip or customers"
+    assert words in " ".join((held.reason, *held.notes))
+    assert world.audiences() == []
+    columns = {name: {"name": name, "type": "text"} for name in ("customer_id", "email", "phone", "country")}
+    catalog = {"nodes": {f"model.shop.{name}": {"columns": columns} for name in ("customers", "vip")}, "sources": {}}
+    world.project.write("target/catalog.json", json.dumps(catalog))
+    (problem,) = pipeline.validate(world.request())[1]
+    assert problem.message == (
+        "`ad_user_data` of connection `google_ads`: neither `vip` nor `customers` has a column `grnted`"
+    )
+    assert problem.hint == "or write `granted` or `denied`"
+
+
 def test_without_the_terms_nothing_is_sent(world: World) -> None:
     """The sync is held, with the remedy, before a list is made."""
     del world.connections["google_ads"]["customer_match_terms"]

@@ -354,10 +354,37 @@ def test_a_release_covers_changes_too(world: World) -> None:
     world.sync()
     changed = [(key, f"new-{mail}") for key, mail in crowd(60)]
     world.customers(changed)
-    assert world.sync().reason.startswith("too_many_changes: 60 of 60")
+    reason = world.sync().reason
+    assert reason.startswith("too_many_changes: 60 of 60")
+    assert reason.endswith("likely cause: email differs for 60")
     assert world.held() == held_by(crowd(60))
     assert world.sync(allow_removals=("vip",)).counts.changed == 60
     assert world.held() == held_by(changed)
+
+
+def test_a_new_identifier_is_named_as_the_cause(world: World) -> None:
+    """Everybody is sent with a phone from now on: the entity has been given one, and later loses it."""
+    both = world.identifiers
+    world.identifiers = {"email": "email"}
+    world.customers([(n, f"c{n}@example.com", f"+1201555{n:04}") for n in range(100, 160)])
+    world.segment(range(100, 160))
+    world.sync()
+    world.identifiers = both
+    assert world.sync().reason.endswith("likely cause: phone is there now and was not for 60")
+    assert world.sync(allow_removals=("vip",)).counts.changed == 60
+    world.identifiers = {"email": "email"}
+    assert "phone has become null or is no longer sent for 60" in world.sync().reason
+
+
+def test_a_misspelt_column_of_an_entity_is_told_where_it_stands(world: World) -> None:
+    """The remedy is in the meta of the entity's model, with the nearest column."""
+    world.identifiers = {"email": "emial"}
+    world.customers(crowd(1))
+    world.segment([1])
+    held = world.sync()
+    said = " ".join((held.reason, *held.notes))
+    assert "column_missing: vip: neither it nor customers has a column emial" in said
+    assert "did you mean `email`?; correct `identifiers` of entity `customer` in the meta of customers" in said
 
 
 def test_a_warning_policy_warns_and_sends(world: World) -> None:

@@ -14,6 +14,8 @@ from dbt_segments.destinations.base import ConnectionSettings
 CONSENT = {"ad_user_data": "adUserData", "ad_personalization": "adPersonalization"}
 GRANTED, DENIED = "CONSENT_GRANTED", "CONSENT_DENIED"
 _WORDS: Mapping[str, str] = {"granted": GRANTED, "denied": DENIED}
+# Nobody means a column by these, in whatever case; to take them for a word would grant what was perhaps not meant.
+_ALMOST = {*_WORDS, *(f"consent_{word}" for word in _WORDS)}
 _DIGITS = re.compile(r"[0-9]{1,20}")
 
 
@@ -24,6 +26,15 @@ class ConsentSettings(BaseModel):
 
     ad_user_data: str | None = Field(default=None, min_length=1)
     ad_personalization: str | None = Field(default=None, min_length=1)
+
+    @field_validator("ad_user_data", "ad_personalization", mode="before")
+    @classmethod
+    def _a_word_or_a_column(cls, value: Any) -> Any:
+        if isinstance(value, bool) or (
+            isinstance(value, str) and value not in _WORDS and value.strip().lower() in _ALMOST
+        ):
+            raise ValueError("must be `granted`, `denied` (in lower case), or the name of a column")
+        return value
 
     @property
     def constants(self) -> dict[str, str]:

@@ -312,13 +312,15 @@ WORDS: Mapping[str, str] = {
 class Accepts:
     """One identifier that a destination takes: its name there, and the rule that makes the text that is sent.
 
-    trait  it identifies nobody: the connection's settings say which column holds it (see `Destination.traits`), and
-           it is never chosen from the entity's identifiers
+    trait    it identifies nobody: the connection's settings say which column holds it (see `Destination.traits`), and
+             it is never chosen from the entity's identifiers
+    instead  of a trait: what the settings may say in place of a column, for people
     """
 
     field: str
     rule: Rule
     trait: bool = False
+    instead: str = ""
 
 
 class Destination:

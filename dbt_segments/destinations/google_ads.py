@@ -67,7 +67,10 @@ class GoogleAds(Destination):
         "postal_code": Accepts(ADDRESS["postal_code"], rules.postal_code_as_written()),
         "maid": Accepts("mobileIds", rules.maid(case=None)),
         "external_id": Accepts("userId", rules.opaque_id()),
-        **{name: Accepts(field, rules.consent(GRANTED, DENIED), trait=True) for name, field in CONSENT.items()},
+        **{
+            name: Accepts(field, rules.consent(GRANTED, DENIED), trait=True, instead="`granted` or `denied`")
+            for name, field in CONSENT.items()
+        },
     }
     units = (("email",), ("phone",), tuple(ADDRESS), ("maid",), ("external_id",))
     row = Row.KEYED
