@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dbt_segments.choose import choose, lasting_units, matches_alone
 from dbt_segments.connections import Connections
+from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
-from dbt_segments.errors import Problem
+from dbt_segments.errors import ConfigError, Problem
 from dbt_segments.meta import DestinationItem, SyncItem
 from dbt_segments.nodes import Declared
 from dbt_segments.records import record_coding
@@ -196,8 +198,18 @@ def _wrong_kind(item: DestinationItem, platform: type[Destination], segment: Seg
     if segment.entity.kind != "person":
         entity = segment.entity
         message = f"one-click needs an entity of kind person; `{entity.name}` is of kind {entity.kind}"
-        return message, "write it under `syncs` with `mode: mirror`, or make a segment of persons"
+        return message, f"{_classic_hint(platform)}; or make a segment of persons"
     return None
+
+
+def _classic_hint(platform: type[Destination]) -> str:
+    """How to send what are no persons: a platform may take them with a type of its own."""
+    for name in destinations.names():
+        with contextlib.suppress(ConfigError):
+            other = destinations.get(name)
+            if issubclass(other, platform) and other is not platform and not other.one_click:
+                return f"write it under `syncs`, as `{{to: {other.type}, mode: mirror}}` with a connection of that type"
+    return "write it under `syncs` with `mode: mirror`"
 
 
 def _wrong_classic(item: SyncItem, platform: type[Destination], segment: Segment) -> tuple[str, str] | None:

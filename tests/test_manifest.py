@@ -454,7 +454,15 @@ def _set(manifest: dict[str, Any], unique_id: str, path: str, value: Any) -> Non
             "segment.destinations",
             ["acme"],
             "models/in_sql.sql: in_sql: segment.destinations[0]: one-click needs an entity of kind person; `company` "
-            "is of kind company (write it under `syncs` with `mode: mirror`, or make a segment of persons)",
+            "is of kind company (write it under `syncs`, as `{to: crm, mode: mirror}` with a connection of that type; "
+            "or make a segment of persons)",
+        ),
+        (
+            "model.shop.in_sql",
+            "segment.destinations",
+            ["phones"],
+            "models/in_sql.sql: in_sql: segment.destinations[0]: one-click needs an entity of kind person; `company` "
+            "is of kind company (write it under `syncs` with `mode: mirror`; or make a segment of persons)",
         ),
     ],
 )
