@@ -22,6 +22,7 @@ from dbt_segments.settings import Options, ProjectSettings, environment, find_de
 from dbt_segments.state import locks
 from dbt_segments.state import schema as schemas
 from dbt_segments.state.store import Store
+from dbt_segments.validate import check_acceptances
 from dbt_segments.values import Registry, Sync
 from dbt_segments.warehouse import Profile, Session, Warehouse, close_dbts_own, load_profile, quote
 
@@ -128,7 +129,7 @@ def _check(options: Options) -> tuple[Registry, list[Problem], list[Missing]]:
     catalog = load_catalog(options.target_path / "catalog.json")
     registry, problems = read_registry(manifest, settings, connections, catalog)
     missing, unknown = missing_hints(manifest, registry)
-    return registry, problems + unknown, missing
+    return registry, [*problems, *check_acceptances(registry, connections), *unknown], missing
 
 
 def selected(options: Options, profile: Profile, registry: Registry) -> tuple[Sync, ...]:

@@ -12,7 +12,7 @@ from dbt_segments.meta import Channel
 from dbt_segments.nodes import Declared
 from dbt_segments.spelling import nearest, suggest
 from dbt_segments.syncs import Placed
-from dbt_segments.values import MEMBERSHIP, Entity, Segment
+from dbt_segments.values import MEMBERSHIP, Entity, Registry, Segment
 
 T = TypeVar("T")
 Known = Mapping[str, tuple[str, ...]]
@@ -79,6 +79,15 @@ def check_connections(connections: Connections, used: Iterable[str]) -> Iterator
     used = set(used)
     for name, problems in connections.problems.items():
         yield from (problem for problem in problems if not name or name in used or problem.key == "type")
+
+
+def check_acceptances(registry: Registry, connections: Connections) -> Iterator[Problem]:
+    """What would hold every sync of a connection in use; a run goes on without those, so only `validate` asks."""
+    used = {sync.connection.name: sync.connection for sync in registry.syncs if sync.enabled}
+    for name, connection in used.items():
+        held = None if connection.problems else connections.types[name](connection.settings).held()
+        if held:
+            yield Problem(connections.file, name, "", held)
 
 
 def check_entity_columns(entity: Entity, declared: Declared, known: Known) -> Iterator[Problem]:

@@ -325,7 +325,7 @@ def test_without_the_terms_every_sync_is_held() -> None:
     """The reason begins with its code, and says what to write."""
     assert google().held() is None
     held = google(customer_match_terms=None).held() or ""
-    assert held.startswith("customer_match_terms: ")
+    assert held.startswith("terms_not_accepted: ")
     assert "customer_match_terms: accepted" in held
 
 

@@ -271,8 +271,13 @@ def test_without_the_terms_nothing_is_sent(world: World) -> None:
     del world.connections["google_ads"]["customer_match_terms"]
     held = world.sync()
     assert (held.status, held.exit_code) == ("held", 1)
+    assert held.reason.startswith("terms_not_accepted: ")
     assert "customer_match_terms: accepted" in held.reason
     assert world.audiences() == []
+    (problem,) = pipeline.validate(world.request())[1]
+    assert (problem.model, problem.message) == ("google_ads", held.reason)
+    world.segments["vip"]["destinations"] = [{"to": "google_ads", "enabled": False}]
+    assert pipeline.validate(world.request())[1] == []
 
 
 def test_a_service_account_behind_a_manager(world: World, tmp_path: Path) -> None:

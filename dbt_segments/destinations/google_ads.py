@@ -104,7 +104,7 @@ class GoogleAds(Destination):
         if self.settings.customer_match_terms == "accepted":
             return None
         return (
-            "customer_match_terms: Google takes members only from advertisers who accepted its Customer Match terms; "
+            "terms_not_accepted: Google takes members only from advertisers who accepted its Customer Match terms; "
             "if yours did, set `customer_match_terms: accepted` on this connection"
         )
 
