@@ -15,7 +15,7 @@ from typing import Literal
 from dbt_segments import project as projects
 from dbt_segments.connections import Connections
 from dbt_segments.destinations.base import Destination, Finding
-from dbt_segments.errors import AuthError, ConfigError, DestinationError, Problem
+from dbt_segments.errors import AuthError, ConfigError, DestinationError, ManifestError, Problem
 from dbt_segments.manifest import load_registry
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
@@ -67,15 +67,22 @@ def examine(options: Options, names: tuple[str, ...] = ()) -> tuple[Checkup, ...
         where = connections.file or "destinations.yml, which was not found"
         hint = suggest(unknown, connections.names)
         raise ConfigError(f"there is no connection `{unknown}` in {where}", hint=hint)
-    if not names:
+    try:
         registry, _ = load_registry(options.target_path, settings, connections)
+    except ManifestError:
+        if not names:
+            raise
+        registry = None  # a connection that is named can be asked without the project
+    if not names and registry is not None:
         syncs = projects.selected(options, profile, registry)
         used = {sync.connection.name for sync in syncs if sync.enabled}
         names = tuple(name for name in connections.names if name in used)
-    return tuple(_checkup(name, connections) for name in dict.fromkeys(names))
+    # What only the project's models can tell to be wrong, as the names under `suppress`.
+    told = {sync.connection.name: sync.connection.problems for sync in (registry.syncs if registry else ())}
+    return tuple(_checkup(name, connections, told.get(name, ())) for name in dict.fromkeys(names))
 
 
-def _checkup(name: str, connections: Connections) -> Checkup:
+def _checkup(name: str, connections: Connections, told: tuple[Problem, ...]) -> Checkup:
     cls, connection = connections.types.get(name), connections.ok.get(name)
     if connection is None or cls is None:
         wrong = tuple(_of_problem(problem) for problem in connections.problems.get(name, ()))
@@ -84,7 +91,8 @@ def _checkup(name: str, connections: Connections) -> Checkup:
     override = connection.settings.api_version if cls.version else None
     overridden = override is not None and override != cls.version
     version = override if override is not None else cls.version
-    findings = [Finding("settings", True, "complete"), *_version(cls, version, overridden=overridden)]
+    settings = [_of_problem(problem) for problem in told] or [Finding("settings", True, "complete")]
+    findings = [*settings, *_version(cls, version, overridden=overridden)]
     held = destination.held()
     if held:
         findings.append(Finding("held", False, held))

@@ -108,6 +108,19 @@ def test_a_missing_secret_is_a_finding(world: World) -> None:
     assert world.calls() == []
 
 
+@pytest.mark.parametrize("words", [(), ("meta",)])
+def test_a_suppression_model_that_is_not_there_is_a_finding(world: World, words: tuple[str, ...]) -> None:
+    """No sync of the connection would start for it; the platform is asked all the same."""
+    world.connections = {"meta": world.meta(suppress=["opt_outs"])}
+    found = told(world, *words)
+    level, said = found["settings"]
+    assert (level, said.startswith("suppress: there is no model, seed, snapshot or source `opt_outs`")) == (
+        "wrong",
+        True,
+    )
+    assert found["credentials"][0] == "ok"
+
+
 def test_a_platform_that_is_down_is_a_finding(world: World) -> None:
     """No answer is not an error of the command."""
     world.connections = {"meta": world.meta(base_url="http://127.0.0.1:9", timeout_s=1)}

@@ -52,8 +52,8 @@ def history(output: str, limit: int, **project: Any) -> None:
 def rejects(output: str, limit: int, **project: Any) -> None:
     """Show which members a destination refused or could not match by anything, newest first.
 
-    Members are named by the entity's own key, never by an identifier. Who is not sent for want of consent, or suppressed,
-    is no reject: a run counts them as refused.
+    Members are named by the entity's own key, never by an identifier. Who is not sent for want of consent, or is
+    suppressed, is no reject: a run counts them as refused.
 
     \b
     Example:
