@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import duckdb
 
 from dbt_segments import tally
 from dbt_segments.coding import OPS, Coding
-from dbt_segments.destinations.base import Audience, Batch, Destination
+from dbt_segments.destinations.base import Audience, Batch, Destination, Row
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
 from dbt_segments.freeze import Frozen, Refusals
 from dbt_segments.order import plan_rows
@@ -188,7 +188,7 @@ def examples(bench: duckdb.DuckDBPyConnection, coding: Coding, audience: Audienc
         rows = bench.execute(
             "select payload from plan where batch = ? order by seq limit ?", [batch, _SHOWN_ROWS]
         ).fetchall()
-        masked = ",".join(json.dumps(mask(json.loads(row[0])), ensure_ascii=False) for row in rows)
+        masked = ",".join(json.dumps(_masked(json.loads(row[0]), coding, stage), ensure_ascii=False) for row in rows)
         shown = Batch(
             OPS[stage],
             masked,
@@ -219,12 +219,26 @@ def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
     return f"{head}\n  {body}"
 
 
-def mask(value: Any) -> Any:
-    """A row with its values hidden, hashes too: of a gender or a birth year four digits would be enough."""
+def _masked(row: Any, coding: Coding, stage: str) -> Any:
+    """A row with its values hidden. Fields of records bear the users' own names: only the row's head is ours."""
+    destination = coding.destination
+    if coding.target is not None:
+        head = destination.head(coding.target, OPS[stage])
+        return {name: item if name in head else mask(item) for name, item in row.items()}
+    return mask(row, destination.words | ({"type"} if destination.row is Row.SINGLE else set()))
+
+
+def mask(value: Any, words: Collection[str] = ()) -> Any:
+    """The same with its values hidden, hashes too: of a gender or a birth year four digits would be enough.
+
+    words  names whose texts are shown
+    """
     if isinstance(value, list):
-        return [mask(item) for item in value]
+        return [mask(item, words) for item in value]
     if isinstance(value, dict):
-        return {name: mask(item) if name not in ("type", "op") else item for name, item in value.items()}
+        return {
+            name: item if name in words and isinstance(item, str) else mask(item, words) for name, item in value.items()
+        }
     if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
         return "<sha256>"
     return "***" if value not in ("", None) else value

@@ -423,6 +423,14 @@ def test_a_plan_shows_masked_rows(world: World) -> None:
     assert ADA not in shown
 
 
+def test_a_plan_masks_fields_that_bear_names_of_ours(world: World) -> None:
+    """What users call `type` or `op` is a member's value like any other."""
+    world.segments["vip"]["syncs"][0]["fields"] = {"type": "email", "op": "email"}
+    (shown,) = world.plan(show_requests=1).requests[SYNC]
+    assert '"op": "upsert"' in shown and '"type": "***"' in shown and '"op": "***"' in shown
+    assert ADA not in shown
+
+
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [

@@ -328,6 +328,7 @@ class Destination:
 
     units     match units: tuples of identifier names that match alone (one name) or only together (several).
               Names that are in no unit travel with a member but never stand alone.
+    words     fields of a row that hold words of the API and never a member's value, so that a plan may show them
     on_request  identifiers that are sent only where `identifiers` of the sync names them, as they travel in clear and
               matching gains little
     records   it holds records, written by a mapping, and no audiences
@@ -358,6 +359,7 @@ class Destination:
     identifiers: ClassVar[Mapping[str, Accepts]]
     units: ClassVar[Sequence[tuple[str, ...]]]
     row: ClassVar[Row]
+    words: ClassVar[frozenset[str]] = frozenset()
     on_request: ClassVar[frozenset[str]] = frozenset()
     records: ClassVar[bool] = False
     limits: ClassVar[Limits]

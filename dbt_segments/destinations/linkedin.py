@@ -75,6 +75,7 @@ class LinkedIn(Destination):
         "country": Accepts("country", rules.country(case="upper", hashed=False)),
     }
     units: ClassVar[Sequence[tuple[str, ...]]] = (("email",), ("aaid",), ("first_name", "last_name"))
+    words = frozenset(("action", "idType"))
     on_request = frozenset(("first_name", "last_name", "country"))
     row = Row.KEYED
     limits = Limits(members=5_000, requests_per_s=10, concurrency=2)  # 600 a minute
