@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dbt_segments.sandbox.app import Sandbox
 
 _LAST = 50
+_CALL = ("No.", "Time (UTC)", "Platform", "Method", "Path", "Operation", "Rows", "Result")
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
        color: #1a1a1a; background: #fff }
@@ -38,7 +39,10 @@ def render(sandbox: Sandbox) -> str:
         for place, count in platform.report().get("records", {}).items()
     ]
     calls = [
-        (call["n"], _time(call["at"]), call["method"], call["path"], call["op"], call["rows"], _result(call))
+        (
+            *(call["n"], _time(call["at"]), call["platform"], call["method"], call["path"]),
+            *(call["op"], call["rows"], _result(call)),
+        )
         for call in list(sandbox.calls)[-_LAST:][::-1]
     ]
     violations = [(name, text) for name, one in sandbox.platforms.items() for text in one.violations]
@@ -50,7 +54,7 @@ def render(sandbox: Sandbox) -> str:
         "Reload for news; <code>/_sandbox/state</code> has it as JSON.</p>"
         + _table("Audiences", ("Platform", "Account", "Id", "Name", "Description", "People"), audiences)
         + (_table("Records", ("Platform", "Path", "Records"), records) if records else "")
-        + _table(f"Last {_LAST} calls", ("No.", "Time (UTC)", "Method", "Path", "Operation", "Rows", "Result"), calls)
+        + _table(f"Last {_LAST} calls", _CALL, calls)
         + (_table("Sent against the rules", ("Platform", "What"), violations) if violations else "")
         + "</main></body></html>"
     )
