@@ -88,6 +88,8 @@ def _packages(project: Path, package: str | None) -> Step:
     other = project / "dependencies.yml"
     if not file.is_file() and other.is_file() and "packages:" in other.read_text(encoding="utf-8"):
         file = other
+    if entry is None and _has_ours(file, project):
+        return Step(file.name, "packages", "unchanged")
     if entry is None:
         wanted = {"packages": [{"local": "<folder of dbt-segments>"}]}
         why = "the dbt package's place is not known: --package FOLDER_OR_GIT_ADDRESS"
@@ -95,7 +97,7 @@ def _packages(project: Path, package: str | None) -> Step:
 
     def change(text: str, values: dict[str, Any]) -> str | None:
         listed = values.get("packages") or []
-        if entry in listed or any(_is_ours(one) for one in listed):
+        if entry in listed or any(_is_ours(one, project) for one in listed):
             return None
         values["packages"] = [*listed, entry]
         return _appended(text, "packages", entry)
@@ -116,9 +118,30 @@ def _entry(project: Path, package: str | None) -> dict[str, str] | None:
     return {"local": Path(os.path.relpath(folder, project.resolve())).as_posix()}
 
 
-def _is_ours(entry: Any) -> bool:
-    named = [str(value) for value in entry.values()] if isinstance(entry, dict) else []
-    return any(word in text for text in named for word in ("dbt-segments", "dbt_segments"))
+def _has_ours(file: Path, project: Path) -> bool:
+    """Whether the file lists the package already, so that its place need not be known."""
+    try:
+        values = yamledit.load(yamledit.read(file)) if file.is_file() else None
+    except NotEditableError:
+        return False
+    listed = values.get("packages") if isinstance(values, dict) else None
+    return any(_is_ours(one, project) for one in listed) if isinstance(listed, list) else False
+
+
+def _is_ours(entry: Any, project: Path) -> bool:
+    """By its name, or else by what lies in its folder."""
+    if not isinstance(entry, dict):
+        return False
+    if any(word in str(value) for value in entry.values() for word in ("dbt-segments", "dbt_segments")):
+        return True
+    file = project / str(entry.get("local", "")) / "dbt_project.yml"
+    if "local" not in entry or not file.is_file():
+        return False
+    try:
+        values = yamledit.load(yamledit.read(file))
+    except NotEditableError:
+        return False
+    return isinstance(values, dict) and values.get("name") == "dbt_segments"
 
 
 # -- dbt_project.yml ------------------------------------------------------------------------------------------

@@ -145,6 +145,22 @@ def test_the_place_of_the_package(project: Path, monkeypatch: pytest.MonkeyPatch
     assert call(project, "--package", str(tmp_path)).exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["dbt-segments", "segments"])
+def test_the_place_of_the_package_is_said_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Installed without a clone, a second run finds the entry that the first one was told, whatever its folder's name."""
+    monkeypatch.setattr(initial, "_REPOSITORY", tmp_path)
+    clone = tmp_path / name
+    clone.mkdir()
+    (clone / "dbt_project.yml").write_text("name: dbt_segments\n")
+    assert call(project, "--package", str(clone)).exit_code == 0
+    before = (project / "packages.yml").read_bytes()
+    again = call(project, "--output", "json")
+    assert (again.exit_code, set(done(again).values())) == (0, {"unchanged"})
+    assert (project / "packages.yml").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("place", "entry"),
     [
