@@ -79,10 +79,11 @@ def examine(options: Options, names: tuple[str, ...] = ()) -> tuple[Checkup, ...
         names = tuple(name for name in connections.names if name in used)
     # What only the project's models can tell to be wrong, as the names under `suppress`.
     told = {sync.connection.name: sync.connection.problems for sync in (registry.syncs if registry else ())}
-    return tuple(_checkup(name, connections, told.get(name, ())) for name in dict.fromkeys(names))
+    return tuple(checkup(name, connections, told.get(name, ())) for name in dict.fromkeys(names))
 
 
-def _checkup(name: str, connections: Connections, told: tuple[Problem, ...]) -> Checkup:
+def checkup(name: str, connections: Connections, told: tuple[Problem, ...] = ()) -> Checkup:
+    """One connection, and what its platform says; `told`: mistakes that are known of it beside those of its file."""
     cls, connection = connections.types.get(name), connections.ok.get(name)
     if connection is None or cls is None:
         wrong = tuple(_of_problem(problem) for problem in connections.problems.get(name, ()))

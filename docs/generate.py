@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(?P<start><!-- generated: (?P<what>[^>]+?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
 _SECONDS = re.compile(r" *\d[\d,]*\.\d s$", re.MULTILINE)
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")
+_VARIABLE = re.compile(r'"\{\{ env_var\(\'\w+\', \'([^\']*)\'\) \}\}([^"]*)"')
 _HELP_WIDTH = 100
 
 # What `destinations try` is asked in the table of identifiers; a reserved number, an example address.
@@ -197,6 +198,12 @@ def _sample(names: str) -> str:
     return _fenced(heading + text, "yaml")
 
 
+def _sandbox(_: str) -> str:
+    """Connections to the sandbox as the sample project has them, with what stands in for its variables."""
+    text = (demo.SAMPLE / "destinations.yml").read_text("utf-8").partition("\n")[2].partition("\nfiles:")[0]
+    return _fenced(_VARIABLE.sub(r"\1\2", text), "yaml")
+
+
 def _help(words: str) -> str:
     """The help text of a command."""
     command: click.Command = cli.main
@@ -315,6 +322,7 @@ _SOURCES: dict[str, Callable[[str], str]] = {
     "demo": _demo,
     "edit": _edit,
     "sample": _sample,
+    "sandbox": _sandbox,
     "help": _help,
     "identifiers": _identifiers,
     "platforms": _platforms,

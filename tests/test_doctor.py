@@ -13,11 +13,13 @@ from click.testing import CliRunner, Result
 
 from dbt_segments import doctor, retry
 from dbt_segments.cli import main
+from dbt_segments.connections import read_connections
 from dbt_segments.destinations import registry
 from dbt_segments.destinations.base import Audience, Finding
 from dbt_segments.destinations.meta import Meta, MetaSettings
+from dbt_segments.sandbox.server import build, platforms, serve
 from dbt_segments.send import Sender
-from tests.projects import DuckDBWarehouse
+from tests.projects import REPOSITORY, DuckDBWarehouse
 from tests.scripted.destination import Scripted, registered
 from tests.scripted.server import serve_scripted
 from tests.world import World, make_world, sandbox
@@ -106,6 +108,21 @@ def test_a_missing_secret_is_a_finding(world: World) -> None:
     found = told(world)
     assert found == {"settings": ("wrong", "access_token: environment variable NO_SUCH_TOKEN is not set")}
     assert world.calls() == []
+
+
+def test_the_sandbox_takes_what_its_documentation_says(tmp_path: Path) -> None:
+    """The connections that the page of the commands shows log in at every platform."""
+    page = (REPOSITORY / "docs/reference/cli.md").read_text(encoding="utf-8")
+    text = page.partition("<!-- generated: sandbox -->\n```yaml\n")[2].partition("```\n")[0]
+    with serve(sandbox=build(tuple(platforms()))) as serving:
+        file = tmp_path / "destinations.yml"
+        file.write_text(text.replace("http://127.0.0.1:8199", serving.url), encoding="utf-8")
+        connections = read_connections(file, {}, tmp_path)
+        assert connections.problems == {}
+        assert {cls.type for cls in connections.types.values()} >= platforms().keys()
+        for name in connections.names:
+            found = doctor.checkup(name, connections)
+            assert {doctor.level(one) for one in found.findings} <= {"ok", "unknown", "warning"}, found
 
 
 @pytest.mark.parametrize("words", [(), ("meta",)])

@@ -149,7 +149,7 @@ def test_the_place_of_the_package(project: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_place_of_the_package_is_said_once(
     project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    """Installed without a clone, a second run finds the entry that the first one was told, whatever its folder's name."""
+    """Without a clone, a second run finds the entry that the first one was told, whatever its folder's name."""
     monkeypatch.setattr(initial, "_REPOSITORY", tmp_path)
     clone = tmp_path / name
     clone.mkdir()

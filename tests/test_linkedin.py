@@ -625,3 +625,18 @@ def test_people_are_no_companies(world: World) -> None:
     with pytest.raises(Exception, match="linkedin_companies could match nobody"):
         world.run()
     assert world.calls() == []
+
+
+def test_a_plan_shows_the_words_of_a_row_and_nobodys_values(world: World) -> None:
+    """What is asked for and of which kind an id is can be read; ids and names cannot."""
+    world.segments["vip"]["destinations"] = [
+        {"to": "linkedin", "identifiers": ["email", "first_name", "last_name", "country"]}
+    ]
+    (shown,) = world.plan(show_requests=1).requests.values()
+    row = json.loads(shown[0].split("\n  ", 1)[1])["elements"][0]
+    assert row == {
+        "action": "ADD",
+        "userIds": [{"idType": "SHA256_EMAIL", "idValue": "<sha256>"}],
+        **dict.fromkeys(row.keys() - {"action", "userIds"}, "***"),
+    }
+    assert {"firstName", "lastName"} <= row.keys()

@@ -50,7 +50,7 @@ def history(output: str, limit: int, **project: Any) -> None:
 @project_options
 @limit_option(50)
 def rejects(output: str, limit: int, **project: Any) -> None:
-    """Show which members a destination refused or could not match by anything, newest first.
+    """Show whom a destination refused or could not match, newest first.
 
     Members are named by the entity's own key, never by an identifier. Who is not sent for want of consent, or is
     suppressed, is no reject: a run counts them as refused.
