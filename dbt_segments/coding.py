@@ -47,6 +47,11 @@ class Coding(ABC):
         return self.destination.operations.get(Op.REMOVE) is Support.FULL
 
     @property
+    def within(self) -> str | None:
+        """Columns of a unit: of those that agree in them each is a row of its own; None: a member is one row."""
+        return None
+
+    @property
     def once(self) -> bool:
         """Whether a member is sent once and never again, whatever changes."""
         return False

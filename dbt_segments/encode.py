@@ -45,9 +45,8 @@ class Encoding(Coding):
 
     @property
     def removable(self) -> tuple[str, ...]:
-        """Identifiers that a removal may carry, in the destination's order."""
-        names = {*self.identifiers, *self.former}
-        names |= {self._alias(name) for name in names}
+        """Identifiers that a removal may carry, under their units' names and in the destination's order."""
+        names = {self._alias(name) for name in (*self.identifiers, *self.former)}
         return tuple(name for name in self.destination.identifiers if name in names)
 
     @property
@@ -75,6 +74,24 @@ class Encoding(Coding):
         return next(other for other, accepts in taken.items() if (accepts.field, accepts.rule.hashed) == own)
 
     @property
+    def within(self) -> str | None:
+        """One identifier a row; or one value a column, where several identifiers go into one of them."""
+        if self.destination.row is Row.SINGLE:
+            return "key"
+        return "key, kind" if any(len(names) > 1 for names in self._cells.values()) else None
+
+    @property
+    def _cells(self) -> Mapping[str, tuple[str, ...]]:
+        """Cell of an added row -> the sync's identifiers that go into it: of an array one cell a column."""
+        if self.destination.row is not Row.POSITIONAL:
+            return {name: (name,) for name in self.identifiers}
+        cells: dict[str, tuple[str, ...]] = {}
+        for name in self.identifiers:
+            alias = self._alias(name)
+            cells[alias] = (*cells.get(alias, ()), name)
+        return cells
+
+    @property
     def lasting(self) -> str:
         fading = ", ".join(literal(name) for name in self.destination.forgets_after_days)
         return f"kind not in ({fading})" if fading else "true"
@@ -86,7 +103,7 @@ class Encoding(Coding):
     def fields(self, stage: str, kind: str | None) -> tuple[str, ...]:
         if kind is not None:
             return (kind,)
-        return self.removable if stage == "remove" else self.identifiers
+        return self.removable if stage == "remove" else tuple(self._cells)
 
     def encode_changes(self, bench: duckdb.DuckDBPyConnection) -> None:
         bench.execute("create or replace view wanted as select * from changes where wanted")
@@ -112,7 +129,7 @@ class Encoding(Coding):
                 f"from draft d join {units} u on u.key = d.key and u.n = d.n"
             )
         if stage != "remove":
-            payload = _payload_sql(self, stage, "e.", self.identifiers)
+            payload = _payload_sql(self, stage, {cell: self._value(names) for cell, names in self._cells.items()})
             return f"select d.*, {payload} as payload from draft d join encoded e on e.key = d.key"
         cells = []
         for name in self.removable:
@@ -122,8 +139,16 @@ class Encoding(Coding):
                 values.append(f"max(case when kind = {literal(self.kind_of(unit))} then {part} end)")
             cells.append(f"coalesce({', '.join(values)}) as {quote(name)}")
         row = f"select key, n, {', '.join(cells)} from removal_units group by key, n"
-        payload = _payload_sql(self, stage, "e.", self.removable)
+        payload = _payload_sql(self, stage, {name: f"e.{quote(name)}" for name in self.removable})
         return f"select d.*, {payload} as payload from draft d join ({row}) e on e.key = d.key and e.n = d.n"
+
+    def _value(self, names: Sequence[str]) -> str:
+        """SQL of a cell of the member's row `d.n`: the first row holds all but further values of one column."""
+        first, *others = columns = [f"e.{quote(name)}" for name in names]
+        if others:
+            # In the order in which `order` numbers a member's units.
+            return f"list_sort(list_distinct([{', '.join(columns)}]))[d.n]"
+        return first if self.within is None else f"case when d.n = 1 then {first} end"
 
 
 def encoding(sync: Sync, destination: Destination, default_country: str | None) -> Encoding:
@@ -212,12 +237,12 @@ def _hash_sql(coding: Encoding) -> str:
     return f"concat({', '.join((*parts, literal(constants)) if constants else parts)})"
 
 
-def _payload_sql(coding: Encoding, stage: str, alias: str, names: Sequence[str]) -> str:
-    """SQL that writes one member as JSON from the identifier columns of `alias` (null: nothing to send).
+def _payload_sql(coding: Encoding, stage: str, values: Mapping[str, str]) -> str:
+    """SQL that writes one row as JSON (null: nothing to send).
 
-    names  identifiers: those of the sync, or what a removal may carry
+    values  identifier -> SQL of its value, in the destination's order
     """
-    cells = {name: _cell(coding, name, f"{alias}{quote(name)}") for name in names}
+    cells = {name: _cell(coding, name, value) for name, value in values.items()}
     return coding.destination.write(OPS[stage], cells)
 
 

@@ -49,7 +49,7 @@ def plan_rows(bench: duckdb.DuckDBPyConnection, coding: Coding, *, replace: bool
     # A platform that can remove refuses to be left with nobody by a replace.
     replace = replace and not (coding.removes and _nobody(bench))
     if replace:
-        _replace_rows(bench)
+        _replace_rows(bench, coding)
     else:
         _removal_rows(bench, coding)
         _assert_rows(bench, coding)
@@ -179,7 +179,6 @@ def _removal_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
 
 def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """Wanted members who are new, changed, in doubt, forced, or near a removal."""
-    single = coding.destination.row is Row.SINGLE
     bench.execute(
         """
         create table asserted as
@@ -194,37 +193,42 @@ def _assert_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
                 c.old_status is null or c.old_status <> 'present' or c.old_sent_hash is distinct from d.sent_hash)))
         """
     )
-    if single:
+    _draft_asserted(bench, coding, "assert")
+
+
+def _draft_asserted(bench: duckdb.DuckDBPyConnection, coding: Coding, phase: str) -> None:
+    """The rows of `asserted` members: one, or as many as the platform wants for their units."""
+    if coding.within is None:
         bench.execute(
-            "insert into assert_units select w.key, w.kind, w.value, "
-            "row_number() over (partition by w.key order by w.kind, w.value) as n "
-            "from want w join asserted a on a.key = w.key"
-        )
-        bench.execute(
-            "insert into draft select 'assert', a.stage, a.key, u.n, u.kind, true, a.row_hash, a.sent_hash, a.effect "
-            "from asserted a join assert_units u on u.key = a.key"
+            f"insert into draft select {literal(phase)}, stage, key, 1, null, true, row_hash, sent_hash, effect "
+            "from asserted"
         )
         return
     bench.execute(
-        "insert into draft select 'assert', stage, key, 1, null, true, row_hash, sent_hash, effect from asserted"
+        f"insert into assert_units select key, w.kind, w.value, "
+        f"row_number() over (partition by {coding.within} order by w.kind, w.value) as n "
+        f"from want w join asserted using (key)"
+    )
+    kind = "u.kind" if coding.destination.row is Row.SINGLE else "null"
+    bench.execute(
+        f"insert into draft select distinct {literal(phase)}, a.stage, a.key, u.n, {kind}, true, a.row_hash, "
+        f"a.sent_hash, a.effect from asserted a join assert_units u on u.key = a.key"
     )
 
 
-def _replace_rows(bench: duckdb.DuckDBPyConnection) -> None:
+def _replace_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """Everybody who is wanted, in one session; everybody else leaves with it."""
     bench.execute(
         """
         create table asserted as
-        select c.key, c.row_hash, d.sent_hash,
+        select c.key, c.row_hash, d.sent_hash, 'replace' as stage,
             case when c.old_status = 'present' and c.old_sent_hash = d.sent_hash then 'reassert'
                  when c.old_status in ('present', 'perhaps') then 'change' else 'add' end as effect
         from changes c join coded d on d.key = c.key where c.wanted and d.usable
             and exists (select 1 from changes where not same and not sharer)
         """
     )
-    bench.execute(
-        "insert into draft select 'replace', 'replace', key, 1, null, true, row_hash, sent_hash, effect from asserted"
-    )
+    _draft_asserted(bench, coding, "replace")
     bench.execute("update going set phase = 'leave' where phase in ('remove', 'forgotten')")
 
 
@@ -259,7 +263,6 @@ def _ledger_rows(bench: duckdb.DuckDBPyConnection, *, replace: bool, held: bool)
 
 def _number(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """`draft` -> `plan`, stage by stage: sequence, batches of at most `limits.members` rows, and payloads."""
-    single = coding.destination.row is Row.SINGLE
     bench.execute(
         "create table plan (seq bigint, phase varchar, stage varchar, batch bigint, key varchar, n bigint, "
         "wanted boolean, row_hash varchar, sent_hash varchar, effect varchar, payload varchar, kind varchar)"
@@ -287,7 +290,7 @@ def _number(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
         f"sent_hash, effect, null, null from draft where stage is null"
     )
     bench.execute("set preserve_insertion_order = false")
-    _plan_units(bench, single=single)
+    _plan_units(bench, coding)
     _plan_batches(bench)
     bench.execute("create table refused_rows (seq bigint)")
     bench.execute("drop table draft")
@@ -315,9 +318,10 @@ def _plan_batches(bench: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _plan_units(bench: duckdb.DuckDBPyConnection, *, single: bool) -> None:
+def _plan_units(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
     """The units that each planned row carries or gives up."""
-    asserts = "assert_units u on u.key = p.key and u.n = p.n" if single else "want u on u.key = p.key"
+    whole = coding.within is None
+    asserts = "want u on u.key = p.key" if whole else "assert_units u on u.key = p.key and u.n = p.n"
     bench.execute(
         f"""
         create table plan_units as

@@ -277,7 +277,10 @@ def test_other_kinds_of_lists() -> None:
     assert written(Op.ADD, {"maid": "m"}, **mobile) == {"mobileData": {"mobileIds": ["m"]}}
     assert written(Op.ADD, {"external_id": "x"}, upload_key_type="user_id") == {"userIdData": {"userId": "x"}}
     assert list(GoogleAds.offers(google().settings)) == list(PERSON)
-    assert list(GoogleAds.offers(google(**mobile).settings)) == ["maid"]
+    assert list(GoogleAds.offers(google(**mobile).settings)) == ["maid", "aaid"]
+    assert list(GoogleAds.offers(google(**{**mobile, "key_space": "ios"}).settings)) == ["maid", "idfa"]
+    both = {"maid": "m", "aaid": "a"}
+    assert written(Op.ADD, both, **mobile) == {"mobileData": {"mobileIds": ["m", "a"]}}
     body = json.loads(next(google(**mobile).create("VIP", MARK)).body or "")
     assert body["ingestedUserListInfo"] == {
         "uploadKeyTypes": ["MOBILE_ID"],

@@ -130,7 +130,8 @@ def test_declarations() -> None:
     assert Snapchat.operations[Op.REPLACE] is Support.NOT_YET
     assert snap().root() == "https://adsapi.snapchat.com/v1"
     fields = {name: accepts.field for name, accepts in Snapchat.identifiers.items()}
-    assert fields == {"email": "EMAIL_SHA256", "phone": "PHONE_SHA256", "maid": "MOBILE_AD_ID_SHA256"}
+    mobile = dict.fromkeys(("maid", "idfa", "aaid"), "MOBILE_AD_ID_SHA256")
+    assert fields == {"email": "EMAIL_SHA256", "phone": "PHONE_SHA256", **mobile}
 
 
 def test_the_clients_credentials_stand_in_the_form(tmp_path: Any) -> None:

@@ -16,6 +16,8 @@ ADDRESS = {
     "country": "regionCode",
     "postal_code": "postalCode",
 }
+# Of a list for one system; `maid` is an id whose system is not known.
+MOBILE = {"ios": ("maid", "idfa"), "android": ("maid", "aaid")}
 CONTACTS = {"email": "emailAddress", "phone": "phoneNumber"}
 
 
@@ -33,7 +35,7 @@ def member(op: Op, cells: Mapping[str, str], kind: str, consent: ConsentSettings
 
 def _data(cells: Mapping[str, str], kind: str) -> str:
     if kind == "mobile_id":
-        return f"""'"mobileData":{{"mobileIds":[' || {cells.get("maid", "null")} || ']}}'"""
+        return f"""'"mobileData":{{"mobileIds":[' || concat_ws(',', {", ".join(cells.values())}) || ']}}'"""
     if kind == "user_id":
         return f"""'"userIdData":{{"userId":' || {cells.get("external_id", "null")} || '}}'"""
     alone = (f"""'{{"{field}":' || {cells[name]} || '}}'""" for name, field in CONTACTS.items() if name in cells)

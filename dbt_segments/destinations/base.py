@@ -283,7 +283,8 @@ class RefreshSettings(ConnectionSettings):
 class Row(enum.Enum):
     """How SQL writes one member.
 
-    POSITIONAL  a JSON array in the order of `Destination.identifiers`; absent cells are ""
+    POSITIONAL  a JSON array in the order of `Destination.identifiers`; absent cells are "". Of identifiers
+                that share a field the first value is in the member's row, each further one in a row of its own
     KEYED       a JSON object, absent identifiers left out
     SINGLE      one match unit a row: {"type": <field>, "value": ...}; a batch holds one type only
     RECORD      {"op": ..., "key": {field: value}, "values": {field: value}}, in the order of the mapping; `values` is

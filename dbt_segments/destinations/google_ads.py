@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from dbt_segments.destinations import _google_ads_lists as lists
 from dbt_segments.destinations._google_ads_auth import TOKEN_URL, auth_of
 from dbt_segments.destinations._google_ads_faults import NAME_TAKEN, RowsRefusedError, classify
-from dbt_segments.destinations._google_ads_rows import ADDRESS, CONTACTS, member
+from dbt_segments.destinations._google_ads_rows import ADDRESS, CONTACTS, MOBILE, member
 from dbt_segments.destinations._google_ads_settings import CONSENT, DENIED, GRANTED, GoogleAdsSettings
 from dbt_segments.destinations._marks import carries
 from dbt_segments.destinations.auth import Auth
@@ -44,7 +44,7 @@ from dbt_segments.values import Identifier
 PAGE = "1000"
 # How often the rest of a batch is sent again without members that were refused: each time some are named.
 _ROUNDS = 50
-_KINDS = {"contact_id": (*CONTACTS, *ADDRESS), "mobile_id": ("maid",), "user_id": ("external_id",)}
+_KINDS = {"contact_id": (*CONTACTS, *ADDRESS), "user_id": ("external_id",)}
 _PROCESSING = ("PROCESSING", "REQUEST_STATUS_UNKNOWN")
 _REASON = "PROCESSING_ERROR_REASON_"
 
@@ -66,13 +66,15 @@ class GoogleAds(Destination):
         "country": Accepts(ADDRESS["country"], rules.country(case="upper", hashed=False)),
         "postal_code": Accepts(ADDRESS["postal_code"], rules.postal_code_as_written()),
         "maid": Accepts("mobileIds", rules.maid(case=None)),
+        "idfa": Accepts("mobileIds", rules.maid(case=None)),
+        "aaid": Accepts("mobileIds", rules.maid(case=None)),
         "external_id": Accepts("userId", rules.opaque_id()),
         **{
             name: Accepts(field, rules.consent(GRANTED, DENIED), trait=True, instead="`granted` or `denied`")
             for name, field in CONSENT.items()
         },
     }
-    units = (("email",), ("phone",), tuple(ADDRESS), ("maid",), ("external_id",))
+    units = (("email",), ("phone",), tuple(ADDRESS), ("maid",), ("idfa",), ("aaid",), ("external_id",))
     row = Row.KEYED
     limits = Limits(members=10_000, requests_per_s=5.0, concurrency=4)
     operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.NOT_YET}
@@ -122,7 +124,8 @@ class GoogleAds(Destination):
 
     @classmethod
     def offers(cls, settings: Any) -> Collection[str]:
-        return _KINDS[settings.upload_key_type]
+        kind = settings.upload_key_type
+        return MOBILE[settings.key_space] if kind == "mobile_id" else _KINDS[kind]
 
     @classmethod
     def traits(cls, settings: Any) -> tuple[Identifier, ...]:

@@ -126,6 +126,8 @@ class Meta(Destination):
         "email": Accepts("EMAIL", rules.email()),
         "phone": Accepts("PHONE", rules.phone(plus=False)),
         "maid": Accepts("MADID", rules.maid(case="lower", hashed=False, hexadecimal=False)),
+        "idfa": Accepts("MADID", rules.maid(case="lower", hashed=False, hexadecimal=False)),
+        "aaid": Accepts("MADID", rules.maid(case="lower", hashed=False, hexadecimal=False)),
         "external_id": Accepts("EXTERN_ID", rules.opaque_id()),
         "first_name": Accepts("FN", rules.name()),
         "last_name": Accepts("LN", rules.name()),
@@ -139,7 +141,7 @@ class Meta(Destination):
         "postal_code": Accepts("ZIP", rules.postal_code()),
         "country": Accepts("COUNTRY", rules.country(case="lower", hashed=True)),
     }
-    units = (("email",), ("phone",), ("maid",), ("external_id",))
+    units = (("email",), ("phone",), ("maid",), ("idfa",), ("aaid",), ("external_id",))
     row = Row.POSITIONAL
     limits = Limits(members=10_000, concurrency=2)
     operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.FULL}

@@ -78,8 +78,10 @@ class Snapchat(Destination):
         "email": Accepts("EMAIL_SHA256", rules.email()),
         "phone": Accepts("PHONE_SHA256", rules.phone(plus=False)),
         "maid": Accepts("MOBILE_AD_ID_SHA256", rules.maid(case="lower", hashed=True)),
+        "idfa": Accepts("MOBILE_AD_ID_SHA256", rules.maid(case="lower", hashed=True)),
+        "aaid": Accepts("MOBILE_AD_ID_SHA256", rules.maid(case="lower", hashed=True)),
     }
-    units = (("email",), ("phone",), ("maid",))
+    units = (("email",), ("phone",), ("maid",), ("idfa",), ("aaid",))
     row = Row.SINGLE
     # 20 requests a second an app, 10 a token. Updates of one segment go one by one: their order is not promised.
     limits = Limits(members=50_000, requests_per_s=8.0, concurrency=1)

@@ -77,6 +77,8 @@ class X(Destination):
         "email": Accepts("email", rules.email()),
         "phone": Accepts("phone_number", rules.phone(plus=True)),
         "maid": Accepts("device_id", rules.maid(case="lower", hashed=True)),
+        "idfa": Accepts("device_id", rules.maid(case="lower", hashed=True)),
+        "aaid": Accepts("device_id", rules.maid(case="lower", hashed=True)),
         "android_id": Accepts("device_id", rules.android_id()),
         "device_id": Accepts("device_id", rules.device_id()),
         "handle": Accepts("handle", rules.handle()),
