@@ -23,6 +23,7 @@ from dbt_segments.spelling import suggest
 
 Level = Literal["ok", "warning", "unknown", "wrong"]
 SUNSET_DAYS = 60
+TOKEN_DAYS = 14
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,20 @@ def _ask(destination: Destination) -> list[Finding]:
     try:
         with Sender(destination) as sender:
             found = sender.play(destination.check())
+            left_s = sender.auth.left_s()
     except NotImplementedError:
         return [Finding("platform", None, f"{destination.type} has nothing that can be asked without sending")]
     except DestinationError as error:
         what = "credentials" if isinstance(error, AuthError) else "platform"
         return [Finding(what, False, error.message, error.hint or "")]
+    if left_s is not None and all(one.good is not False for one in found):
+        # The platform's word in place of what is known of all tokens alike.
+        found = [*(one for one in found if one.what != "token"), _token(int(left_s // 86_400))]
     return [dataclasses.replace(one, said=" ".join(one.said.split())) for one in found]
+
+
+def _token(days: int) -> Finding:
+    """A warning from 14 days before somebody has to consent again."""
+    soon = days < TOKEN_DAYS
+    hint = "connect the account again, and set the new `refresh_token`" if soon else ""
+    return Finding("token", None if soon else True, f"the refresh token ends in {days} days", hint)

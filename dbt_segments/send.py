@@ -92,7 +92,7 @@ class Sender:
         settings = destination.settings
         self.stats = Stats()
         self._destination = destination
-        self._auth = destination.auth()
+        self.auth = destination.auth()
         self._clock = clock
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
@@ -206,14 +206,14 @@ class Sender:
 
     def _renew(self, used: int) -> bool:
         try:
-            return self._auth.renew(used, self._post)
+            return self.auth.renew(used, self._post)
         except TransientError as error:
             raise Setback(Fault(error, retry=True)) from None
 
     def _exchange(self, call: Call) -> tuple[Reply, Fault | None, int]:
         """One request's answer, what is wrong with it, and which credential was used. Raises what ends the call."""
         try:
-            used = self._auth.ready(self._post)
+            used = self.auth.ready(self._post)
         except TransientError as error:
             raise Setback(Fault(error, retry=True)) from None
         self._await_turn()
@@ -261,7 +261,7 @@ class Sender:
         url = self._url(call)
         outgoing = Outgoing(call.method, dict(call.headers), dict(call.query), form, body, url)
         if _is_below(url, self._root):
-            self._auth.apply(outgoing)
+            self.auth.apply(outgoing)
         return outgoing
 
     def _url(self, call: Call) -> str:

@@ -19,6 +19,7 @@ from dbt_segments.destinations.base import Audience, Finding
 from dbt_segments.destinations.meta import Meta, MetaSettings
 from dbt_segments.sandbox.server import build, platforms, serve
 from dbt_segments.send import Sender
+from tests.one_click.case import cases
 from tests.projects import REPOSITORY, DuckDBWarehouse
 from tests.scripted.destination import Scripted, registered
 from tests.scripted.server import serve_scripted
@@ -91,6 +92,39 @@ def test_what_is_wrong_is_named(
     found = told(world)
     assert found[what][0] == level
     assert words in found[what][1]
+
+
+@pytest.mark.parametrize("name", ["linkedin", "pinterest"])
+@pytest.mark.parametrize(("days", "level"), [(5.5, "warning"), (13.5, "warning"), (14.5, "ok"), (300.5, "ok")])
+def test_how_long_a_refresh_token_lasts(
+    tmp_path: Path, duckdb_warehouse: DuckDBWarehouse, name: str, days: float, level: str
+) -> None:
+    """What the platform says when the token is used stands in place of the rule; from 14 days on it is a warning."""
+    (case,) = [case for case in cases() if case.name == name]
+    with serve(sandbox=build((name,))) as serving:
+        world = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+        world.connections = {name: case.connection(f"{serving.url}/{name}", tmp_path)}
+        world.segments = {"vip": {"destinations": [name]}}
+        serving.sandbox.platforms[name].policy["refresh_days"] = days
+        assert told(world)["token"] == (level, f"the refresh token ends in {int(days)} days")
+
+
+def test_a_token_of_which_nothing_is_said_is_unknown(tmp_path: Path, duckdb_warehouse: DuckDBWarehouse) -> None:
+    """LinkedIn tells the end of a refresh token when it is used, of a fixed one only to the app."""
+    with serve(sandbox=build(("linkedin",))) as serving:
+        world = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+        (case,) = [case for case in cases() if case.name == "linkedin"]
+        connection = case.connection(f"{serving.url}/linkedin", tmp_path)
+        world.connections = {"linkedin": connection}
+        world.segments = {"vip": {"destinations": ["linkedin"]}}
+        serving.sandbox.platforms["linkedin"].policy["refresh_days"] = None
+        level, said = told(world)["token"]
+        assert (level, "365 days" in said) == ("unknown", True)
+        kept = {"type", "base_url", "ad_account_id", "source_platform"}
+        fixed = {key: value for key, value in connection.items() if key in kept}
+        world.connections = {"linkedin": {**fixed, "access_token": "sandbox-token"}}
+        level, said = told(world)["token"]
+        assert (level, "60 days" in said) == ("unknown", True)
 
 
 def test_a_token_that_cannot_be_inspected_is_asked_for_its_permissions(world: World) -> None:

@@ -405,6 +405,7 @@ def test_check() -> None:
         ("account", True),
         ("scopes", True),
         ("ads:write", None),
+        ("token", None),
     ]
     assert [(call.method, call.path, call.query["page_size"]) for call in calls] == [
         ("GET", LISTS, "1"),

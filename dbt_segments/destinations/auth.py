@@ -65,6 +65,10 @@ class Auth:
         """
         return False
 
+    def left_s(self) -> float | None:
+        """Seconds until somebody has to connect the account again; None: the platform has not said."""
+        return None
+
 
 class Bearer(Auth):
     """A fixed token in the `Authorization` header. Raises AuthError for a token that no header can carry."""
@@ -157,6 +161,10 @@ class OAuthRefresh(ShortLived):
         self._headers = dict(headers or {})
         self._more = dict(more or {})
         self._kept = kept
+        self._grant_ends_at: float | None = None
+
+    def left_s(self) -> float | None:
+        return None if self._grant_ends_at is None else self._grant_ends_at - self._clock()
 
     def _exchange(self, post: Post) -> dict[str, Any]:
         with self._kept.held() if self._kept else contextlib.nullcontext():
@@ -178,6 +186,9 @@ class OAuthRefresh(ShortLived):
         if self._scope:
             form["scope"] = self._scope
         answer = token_of(post(self._token_url, form, headers))
+        # Not in the RFC: LinkedIn and Pinterest say so.
+        life = answer.get("refresh_token_expires_in")
+        self._grant_ends_at = self._clock() + life if isinstance(life, (int, float)) else None
         fresh = answer.get("refresh_token")
         if isinstance(fresh, str) and fresh and fresh != self._refresh_token.get_secret_value():
             self._refresh_token = SecretStr(fresh)

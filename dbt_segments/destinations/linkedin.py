@@ -217,10 +217,11 @@ class LinkedIn(Destination):
         except DestinationError as error:
             return [Finding("account", False, error.message, error.hint or "")]
         role = "LinkedIn does not say which role the token's member has; writing needs one above VIEWER"
-        life = (
-            "60 days from when it was made, and 365 days from the first consent for its refresh token; "
-            "LinkedIn does not say how many are left"
-        )
+        # Its introspection is for the app alone, and a connection with a fixed token does not know the app's secret.
+        if self.settings.access_token is not None:
+            life = "an access token ends 60 days after it was made; LinkedIn tells only the app how many are left"
+        else:
+            life = "a refresh token ends 365 days after the first consent; LinkedIn did not say how many are left"
         return [
             Finding("credentials", True, "the access token works"),
             Finding("account", True, f"segments of {self.account()} can be listed"),

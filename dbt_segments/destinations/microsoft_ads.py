@@ -218,7 +218,11 @@ class MicrosoftAds(Destination):
                 "the connection says that the terms are accepted; the API does not tell" if terms else "not accepted",
                 "" if terms else "once you agree to the Customer Match terms, set customer_match_terms: accepted",
             ),
-            Finding("token", None, "a refresh token lasts about 90 days and is replaced at each use"),
+            Finding(
+                "token",
+                None,
+                "Microsoft says only that it ends about 90 days after its last use: sync, or run doctor, before",
+            ),
         ]
         try:
             lists = yield from self._every("")

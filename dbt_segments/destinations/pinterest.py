@@ -270,6 +270,9 @@ class Pinterest(Destination):
             findings.append(Finding(what, True, said))
         findings.insert(0, Finding("credentials", True, "accepted"))
         findings.append(Finding("ads:write", None, "is seen at the first write only"))
+        fixed = "an access token lasts about 30 days from when it was made; Pinterest does not say how many are left"
+        renewed = "a refresh token ends 60 days after its last use; Pinterest did not say how many are left"
+        findings.append(Finding("token", None, renewed if self.settings.access_token is None else fixed))
         return findings
 
     def _target(self, list_id: str) -> Flow[Mapping[str, Any] | None]:

@@ -63,12 +63,13 @@ class LinkedIn(Platform):
     tokens   that are good, besides those that the endpoint hands out
 
     Policies: `young_s`, seconds in which a new segment answers 404; `source_platform`, the app's own; `statuses`,
-    segment id -> the status that its destination has in place of READY or BUILDING.
+    segment id -> the status that its destination has in place of READY or BUILDING; `refresh_days` that the refresh
+    token has left, None: it is not said.
     """
 
     name = "linkedin"
     codec = CODEC
-    defaults: ClassVar[Mapping[str, Any]] = {"young_s": 0, "source_platform": "SANDBOX"}
+    defaults: ClassVar[Mapping[str, Any]] = {"young_s": 0, "source_platform": "SANDBOX", "refresh_days": 365}
 
     def __init__(self, clock: Clock, tokens: Iterable[str] = (TOKEN,)) -> None:
         self._fixed = frozenset(tokens)
@@ -131,9 +132,10 @@ class LinkedIn(Platform):
             "access_token": token,
             "expires_in": 5_184_000,
             "refresh_token": CLIENT[2],
-            "refresh_token_expires_in": 31_536_000,
             "scope": "rw_dmp_segments,rw_ads",
         }
+        if self.policy["refresh_days"] is not None:
+            body["refresh_token_expires_in"] = int(self.policy["refresh_days"] * 86_400)
         return Answer(200, body)
 
     def _admit(self, request: Request) -> None:

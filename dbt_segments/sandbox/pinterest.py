@@ -20,7 +20,7 @@ from dbt_segments.sandbox.platform import Answer, Audience, Platform, Refusal, R
 APP_ID, APP_SECRET = "1500000", "sandbox-app-secret"
 TOKEN, REFRESH_TOKEN = "pina_sandbox", "pinr_sandbox"
 MAX_RECORDS = 50_000
-LIFE_S, REFRESH_LIFE_S = 30 * 86_400, 60 * 86_400
+LIFE_S = 30 * 86_400
 _PATH = re.compile(r"/v5/(?:(oauth/token)|ad_accounts/(\d{1,18})/(customer_lists|audiences)(?:/(\d{1,18}))?)")
 _DIGEST = re.compile("[0-9a-f]{64}").fullmatch
 _LIST_TYPES = ("EMAIL", "IDFA", "MAID", "LR_ID", "DLX_ID", "HASHED_PINNER_ID")
@@ -52,13 +52,14 @@ class Pinterest(Platform):
     processing_s     a list is PROCESSING for so long after each call
     exceptions       what the next answer of an upload says under `exceptions`, once
     rotate           each refresh brings another refresh token
+    refresh_days     after which that one ends
 
     `reports` in /_sandbox/state tells of the audiences that were made of lists (`targets`).
     """
 
     name = "pinterest"
     codec = Codec({"record": True})
-    defaults: ClassVar[Mapping[str, Any]] = {"processing_s": 0, "exceptions": None, "rotate": True}
+    defaults: ClassVar[Mapping[str, Any]] = {"processing_s": 0, "exceptions": None, "rotate": True, "refresh_days": 60}
 
     def reset(self) -> None:
         super().reset()
@@ -168,7 +169,8 @@ class Pinterest(Platform):
         body = {"access_token": token, "token_type": "bearer", "expires_in": LIFE_S, "scope": "ads:read,ads:write"}
         if self.policy["rotate"]:
             self.refresh_tokens = {given, f"pinr_sandbox_{self.exchanges}"}
-            body |= {"refresh_token": f"pinr_sandbox_{self.exchanges}", "refresh_token_expires_in": REFRESH_LIFE_S}
+            life_s = int(self.policy["refresh_days"] * 86_400)
+            body |= {"refresh_token": f"pinr_sandbox_{self.exchanges}", "refresh_token_expires_in": life_s}
         return Answer(200, body)
 
     # -- customer lists ---------------------------------------------------------------------------------------
