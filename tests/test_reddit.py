@@ -29,6 +29,7 @@ from dbt_segments.errors import (
     UnknownError,
 )
 from dbt_segments.identifiers.attempt import attempt
+from dbt_segments.sandbox.platform import Clock
 from dbt_segments.sandbox.server import Serving, build, serve
 from dbt_segments.send import Sender
 from dbt_segments.testing import DestinationContract
@@ -477,10 +478,10 @@ def test_the_sandbox_is_found_through_all_pages(serving: Serving, tmp_path: Path
     assert serving.state()["violations"]["reddit"] == []
 
 
-def test_an_allowance_that_is_used_up_is_waited_for(serving: Serving, tmp_path: Path) -> None:
+def test_an_allowance_that_is_used_up_is_waited_for(tmp_path: Path) -> None:
     """The headers of the last good answer say so; the next call waits, and no 429 is needed."""
-    destination = connected(serving, tmp_path, requests_per_s=1000)
-    serving.sandbox.platforms["reddit"].policy["quotas"] = {"ads-targeting-taxonomy": 2}
+    # Only the sleep moves the sandbox's time: else a new window could begin between two calls.
+    clock = Clock(lambda: 1_700_000_000.0)
     waits: list[float] = []
     now = 0.0
 
@@ -488,11 +489,14 @@ def test_an_allowance_that_is_used_up_is_waited_for(serving: Serving, tmp_path: 
         nonlocal now
         waits.append(seconds)
         now += seconds
-        serving.sandbox.clock.advance(seconds + 1)
+        clock.advance(seconds + 1)
 
-    with Sender(destination, sleep=sleep, clock=lambda: now) as sender:
-        for _ in range(3):
-            sender.play(destination.find("", "VIP buyers"))
+    with serve(sandbox=build(("reddit",), clock)) as serving:
+        serving.sandbox.platforms["reddit"].policy["quotas"] = {"ads-targeting-taxonomy": 2}
+        destination = connected(serving, tmp_path, requests_per_s=1000)
+        with Sender(destination, sleep=sleep, clock=lambda: now) as sender:
+            for _ in range(3):
+                sender.play(destination.find("", "VIP buyers"))
     assert max(waits) >= 1
     assert 429 not in {call["status"] for call in serving.sandbox.calls}
 
