@@ -15,6 +15,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -27,6 +28,8 @@ _HOURLY, _DAILY = "0 * * * *", "0 0 * * *"
 # croniter's H and R draw a time by hash or at random; a slot must be the same whoever asks
 _DRAWN = re.compile(r"(^|[\s,])[hr]([\s,/(]|$)", re.IGNORECASE)
 _START = datetime(2000, 1, 1)
+# So many tell how close the slots of a cron line come: a week and more of those that are hours apart.
+_SLOTS = 200
 _UTC = timezone.utc
 
 
@@ -41,6 +44,24 @@ def check(schedule: str) -> str | None:
     except ValueError:  # croniter's errors are ValueErrors
         return "this cron line names a date that never comes"
     return None
+
+
+def too_often(schedule: str, window_h: int) -> str | None:
+    """What is to be said of a schedule with slots closer than `window_h` hours; None: nothing.
+
+    How often somebody runs dbt is not known, so `every run` is never too often.
+    """
+    if schedule in (EVERY_RUN, MANUAL):
+        return None
+    expression, _ = _expand(schedule, "UTC")
+    walls = list(islice(_walls(expression, _START, back=False), _SLOTS))
+    closest = min(after - before for before, after in pairwise(walls))
+    if closest >= timedelta(hours=window_h):
+        return None
+    return (
+        f"the schedule `{schedule}` has slots {closest / timedelta(hours=1):.2g} hours apart, and the platform asks "
+        f"for no more than one update in {window_h} hours: syncing more often gains nothing"
+    )
 
 
 def is_due(schedule: str, last_success: datetime | None, now: datetime, timezone: str) -> bool:

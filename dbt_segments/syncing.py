@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import duckdb
 
-from dbt_segments import builds, guard, membership, record, sizes, tally
+from dbt_segments import builds, cadence, guard, membership, record, sizes, tally
 from dbt_segments.audiences import AudienceHeldError, Recorded, Resolver, gone, recorded
 from dbt_segments.coding import Coding
 from dbt_segments.deliver import Courier, Delivery, write_ahead
@@ -333,7 +333,10 @@ class SyncRun:
         )
         held = self._destination.held()
         self._holds = [*([held] if held else []), *reasons]
-        self._notes = [f"warning: {text}" for text in (*warnings, *self._destination.warnings())]
+        window_h = self._destination.window_h
+        often = cadence.too_often(self._sync.schedule, window_h) if window_h else None
+        said = (*warnings, *self._destination.warnings(), *([f"cadence: {often}"] if often else []))
+        self._notes = [f"warning: {text}" for text in said]
 
     def _plan(self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool) -> Plan | None:
         """The plan; of a held sync that of its refusals, None where even they cannot be known. Adds to the holds."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbt_segments.cadence import check, is_due, next_due
+from dbt_segments.cadence import check, is_due, next_due, too_often
 
 UTC = timezone.utc
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "America/Havana", "Australia/Lord_Howe"]
@@ -158,3 +158,24 @@ def test_other_schedules_are_refused_with_a_reason(schedule: str) -> None:
 def test_an_unknown_word_names_those_that_exist() -> None:
     """The refusal says what to write instead."""
     assert "every run, hourly, daily, manual" in (check("weekly") or "")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours"),
+    [
+        ("hourly", "1 "),
+        ("*/15 * * * *", "0.25 "),
+        ("0 6,9 * * 1-5", "3 "),
+        ("0 0 1,2 * *", None),
+        ("0 */6 * * *", None),
+        ("30 6 29 2 *", None),
+        ("daily", None),
+        ("every run", None),
+        ("manual", None),
+    ],
+)
+def test_slots_that_are_closer_than_a_platform_wants_are_told(schedule: str, hours: str | None) -> None:
+    """The closest two count; of runs nobody knows how far they are apart."""
+    said = too_often(schedule, 6)
+    assert (said is None) == (hours is None)
+    assert said is None or f"{hours}hours apart" in said

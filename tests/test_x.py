@@ -560,3 +560,20 @@ class TestContract(DestinationContract):
     def held(self) -> list[int]:
         numbers = {sha(f"{number}@example.com"): number for number in range(3_000)}
         return [numbers[value] for audience in self.serving.state()["audiences"] for _, value in audience["keys"]]
+
+
+@pytest.mark.parametrize(("schedule", "warned"), [("hourly", 1), ("0 */6 * * *", 0), ("daily", 0)])
+def test_a_schedule_that_is_closer_than_x_works_is_warned_of(
+    serving: Serving, tmp_path: Path, duckdb_warehouse: DuckDBWarehouse, schedule: str, warned: int
+) -> None:
+    """X asks for one update in six to eight hours and enforces nothing, so the sync goes on."""
+    world = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+    world.connections = {"x": CASE.connection(f"{serving.url}/x", tmp_path)}
+    world.segments = {"vip": {"destinations": [{"to": "x", "schedule": schedule}]}}
+    world.customers([(1, "ada@example.com")])
+    world.segment([1])
+    (planned,) = world.plan().run.syncs
+    result = world.sync()
+    for one in (planned, result):
+        assert len([note for note in one.notes if note.startswith("warning: cadence: ")]) == warned
+    assert result.status == "success"

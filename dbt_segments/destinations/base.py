@@ -343,6 +343,7 @@ class Destination:
     attends   what ads target is a thing of its own, made from the audience: see `attend`
     minimum   matched people below which the platform does not use an audience
     settles_h hours until sizes and match rates of what was sent mean something
+    window_h  hours of which the platform asks for no more than one update of an audience; it enforces nothing
     longest_name  characters of an audience's name
     token_endpoint  where tokens are fetched, if that is another host than `base_url`
     sunset    the day (ISO) on which `version` ends, where the platform says so
@@ -377,6 +378,7 @@ class Destination:
     session_s: ClassVar[float | None] = None
     minimum: ClassVar[int | None] = None
     settles_h: ClassVar[int | None] = None
+    window_h: ClassVar[int | None] = None
     longest_name: ClassVar[int | None] = None
     sunset: ClassVar[str | None] = None
     proves: ClassVar[str] = ""

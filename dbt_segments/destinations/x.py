@@ -94,6 +94,7 @@ class X(Destination):
     retention_days = 390  # 13 months are 394 days at least
     minimum = 100
     settles_h = 48
+    window_h = 6  # six to eight
     longest_name = LONGEST_NAME
     proves = "X counted every user of the request; it matches them in batches some hours later"
     unsure = (
