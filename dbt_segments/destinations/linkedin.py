@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dbt_segments.destinations._linkedin_faults import SEGMENTS, PatientCall, classify, outcome_of
 from dbt_segments.destinations._linkedin_settings import TOKEN_URL, URN, LinkedInSettings, authentication
+from dbt_segments.destinations._marks import carries, mark_of, with_mark
 from dbt_segments.destinations.auth import Auth
 from dbt_segments.destinations.base import (
     Accepts,
@@ -38,8 +38,6 @@ from dbt_segments.destinations.base import (
 from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
-MARK = "dbt-segments:"
-_ANY_MARK = re.compile(rf"(?<!\S){MARK}\S+\s*")
 _PAGE = 100
 ACTIONS = {Op.ADD: "ADD", Op.REMOVE: "REMOVE"}
 _STATUS = {
@@ -147,7 +145,7 @@ class LinkedIn(Destination):
         for entry in (yield from self._listed()):
             audience = self._audience(entry, mark)
             same = audience.name == name and entry.get("type") == self.kind
-            if same or _carries(audience.mark, mark):
+            if same or carries(audience.mark, mark):
                 found.append(audience)
         return sorted(found, key=lambda one: (len(one.id), one.id))
 
@@ -181,9 +179,9 @@ class LinkedIn(Destination):
                 f"linkedin: the segment is not of type {self.kind}", code="type", hint="choose a segment of that type"
             )
         words = str(entry.get("description") or "")
-        if _marks(words) != [mark]:
-            kept = _ANY_MARK.sub("", words).strip()
-            patch = {"patch": {"$set": {"description": f"{kept} {mark}".strip()}}}
+        described = with_mark(words, mark)
+        if described != words:
+            patch = {"patch": {"$set": {"description": described}}}
             yield self._call("POST", f"{SEGMENTS}/{audience.id}", "PARTIAL_UPDATE", json.dumps(patch))
         return dataclasses.replace(audience, mark=mark)
 
@@ -286,8 +284,7 @@ class LinkedIn(Destination):
 
     def _audience(self, entry: Mapping[str, Any], mark: str = "") -> Audience:
         """One segment as LinkedIn describes it; of several marks the one asked for, else that of the description."""
-        marks = [*_marks(str(entry.get("description") or "")), *_marks(str(entry.get("sourceSegmentId") or ""))]
-        ours = next((one for one in marks if _carries(one, mark)), marks[0] if marks else "")
+        ours = mark_of(f"{entry.get('description') or ''} {entry.get('sourceSegmentId') or ''}", mark)
         account = str(entry.get("account") or self.account())
         return Audience(_id(entry.get("id")), str(entry.get("name") or ""), ours, account, _ended(entry))
 
@@ -301,15 +298,6 @@ def _place(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 def _ended(entry: Mapping[str, Any]) -> str:
     status = str(_place(entry).get("status") or "")
     return status if status in _ENDED else ""
-
-
-def _marks(text: str) -> list[str]:
-    return [word for word in text.split() if word.startswith(MARK)]
-
-
-def _carries(own: str, mark: str) -> bool:
-    """Whether a mark is the one asked for; the last parts may be left out of what is asked."""
-    return bool(mark) and (own == mark or own.startswith(mark.rstrip(":") + ":"))
 
 
 def _id(value: Any) -> str:

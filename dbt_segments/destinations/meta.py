@@ -12,13 +12,13 @@ import dataclasses
 import hashlib
 import hmac
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from dbt_segments.destinations import _meta_check as checks
+from dbt_segments.destinations._marks import carries, mark_of, with_mark
 from dbt_segments.destinations._meta_faults import classify, pace_s
 from dbt_segments.destinations.auth import Auth, Bearer, Outgoing
 from dbt_segments.destinations.base import (
@@ -43,8 +43,6 @@ from dbt_segments.destinations.base import (
 from dbt_segments.errors import GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
-MARK = "dbt-segments:"
-_ANY_MARK = re.compile(rf"(?<!\S){MARK}\S+\s*")
 PAGE = "100"
 _STATUS = {
     "100": "expiring",
@@ -189,7 +187,7 @@ class Meta(Destination):
             entries, after = _page(reply)
             for entry in entries:
                 audience = self._audience(entry, mark)
-                if audience.name == name or _carries(audience.mark, mark):
+                if audience.name == name or carries(audience.mark, mark):
                     found.append(audience)
             if not after:
                 return sorted(found, key=lambda one: (len(one.id), one.id))
@@ -221,9 +219,9 @@ class Meta(Destination):
                 hint="take over one without retention, or let the sync make its own",
             )
         words = str(reply.json.get("description") or "")
-        if _marks(words) != [mark]:
-            kept = _ANY_MARK.sub("", words).strip()
-            yield Call("POST", f"/{audience.id}", form={"description": f"{kept} {mark}".strip()})
+        described = with_mark(words, mark)
+        if described != words:
+            yield Call("POST", f"/{audience.id}", form={"description": described})
         return dataclasses.replace(audience, mark=mark)
 
     def size(self, audience: Audience) -> Flow[Size]:
@@ -300,8 +298,7 @@ class Meta(Destination):
 
     def _audience(self, entry: Any, mark: str = "") -> Audience:
         """One audience as Meta describes it; of several marks the one that was asked for."""
-        marks = _marks(str(entry.get("description") or ""))
-        ours = next((one for one in marks if _carries(one, mark)), marks[0] if marks else "")
+        ours = mark_of(str(entry.get("description") or ""), mark)
         owner = entry.get("account_id")
         account = f"act_{str(owner).removeprefix('act_')}" if owner else self.account()
         return Audience(id=_id(entry), name=str(entry.get("name") or ""), mark=ours, account=account)
@@ -316,15 +313,6 @@ def _page(reply: Reply) -> tuple[list[Any], str]:
     if not isinstance(entries, list):
         raise UnknownError("meta: a listing without data", code="data")
     return entries, str(paging.get("cursors", {}).get("after") or "") if paging.get("next") else ""
-
-
-def _marks(description: str) -> list[str]:
-    return [word for word in description.split() if word.startswith(MARK)]
-
-
-def _carries(own: str, mark: str) -> bool:
-    """Whether a description's mark is the one asked for; the last parts may be left out of what is asked."""
-    return bool(mark) and (own == mark or own.startswith(mark.rstrip(":") + ":"))
 
 
 def _id(entry: Any) -> str:

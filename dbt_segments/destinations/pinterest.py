@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
+from dbt_segments.destinations._marks import PREFIX, carries
 from dbt_segments.destinations._pinterest_faults import classify, pace_s
 from dbt_segments.destinations.auth import Auth, Bearer, refreshing
 from dbt_segments.destinations.base import (
@@ -44,9 +45,8 @@ from dbt_segments.destinations.base import (
 from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
-MARK = "dbt-segments:"
 PAGE = "250"
-_MARKED = re.compile(rf"(?P<label>.*?) ?\[(?P<mark>{MARK}[^\[\]]+)\]", re.DOTALL)
+_MARKED = re.compile(rf"(?P<label>.*?) ?\[(?P<mark>{PREFIX}[^\[\]]+)\]", re.DOTALL)
 # What may be told of `exceptions`, whose shape is not documented: never a value.
 _WORD = re.compile(r"[A-Za-z_]{1,40}")
 _STATUS = {
@@ -172,7 +172,7 @@ class Pinterest(Destination):
             reply = yield self._page("customer_lists", bookmark, order="DESCENDING")
             entries, bookmark = _page(reply)
             for audience in map(self._audience, entries):
-                if audience.name == name or _carries(audience.mark, mark):
+                if audience.name == name or carries(audience.mark, mark):
                     found.append(audience)
             if not bookmark:
                 return sorted(found, key=lambda one: (len(one.id), one.id))
@@ -316,11 +316,6 @@ def _page(reply: Reply) -> tuple[list[Any], str]:
 def _marked(label: str, mark: str) -> str:
     """The name of a list."""
     return f"{label} [{mark}]" if mark else label
-
-
-def _carries(own: str, mark: str) -> bool:
-    """Whether a list's mark is the one asked for; the last parts may be left out of what is asked."""
-    return bool(mark) and (own == mark or own.startswith(mark.rstrip(":") + ":"))
 
 
 def _id(entry: Any) -> str:
