@@ -172,7 +172,9 @@ REFRESH = {"client_id": "15", "client_secret": "s3cret", "refresh_token": "pinr_
 @pytest.mark.parametrize("settings", [{"access_token": None}, REFRESH, {"access_token": None, "client_id": "15"}])
 def test_one_way_in(settings: dict[str, Any]) -> None:
     """A token, or all that fetches one; neither, both and half are refused."""
-    with pytest.raises(ValidationError, match="give access_token, or all of client_id, client_secret, refresh_token"):
+    with pytest.raises(
+        ValidationError, match="give `access_token`, or `client_id`, `client_secret` and `refresh_token`"
+    ):
         pinterest(**settings)
 
 

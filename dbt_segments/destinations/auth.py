@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from dbt_segments.destinations.base import RefreshSettings, Reply, secret
+from dbt_segments.destinations.base import RefreshSettings, Reply, TokenSettings, secret
 from dbt_segments.destinations.tokens import TokenFile
 from dbt_segments.errors import AuthError, TransientError
 
@@ -206,6 +206,14 @@ def refreshing(settings: RefreshSettings, token_url: str, **options: Any) -> OAu
     file = Path(settings._folder, Path(settings.token_file).expanduser())
     kept = TokenFile(str(file), url, settings.client_id, secret(settings.refresh_token))
     return OAuthRefresh(url, settings.client_id, settings.client_secret, settings.refresh_token, kept=kept, **options)
+
+
+def fixed_or_refreshing(settings: TokenSettings, token_url: str, **options: Any) -> Auth:
+    """The authentication of a connection with a fixed token, or with what `refreshing` needs."""
+    if settings.access_token is not None:
+        return Bearer(settings.access_token)
+    shared = {name: getattr(settings, name) for name in RefreshSettings.model_fields}
+    return refreshing(RefreshSettings(**shared).below(settings._folder), token_url, **options)
 
 
 def bearer(token: str) -> str:

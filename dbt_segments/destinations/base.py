@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from dbt_segments.errors import DestinationError
@@ -280,6 +289,28 @@ class RefreshSettings(ConnectionSettings):
     token_file: str = DEFAULT_TOKEN_FILE
 
 
+class TokenSettings(ConnectionSettings):
+    """Settings of platforms that take a fixed access token, or else what fetches one, as in `RefreshSettings`."""
+
+    access_token: SecretStr | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    refresh_token: SecretStr | None = None
+    token_file: str = DEFAULT_TOKEN_FILE
+
+    @field_validator("client_id", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        exchange = (self.client_id, self.client_secret, self.refresh_token)
+        if (self.access_token is None) == (None in exchange) or (self.access_token and any(exchange)):
+            raise ValueError("give `access_token`, or `client_id`, `client_secret` and `refresh_token`")
+        return self
+
+
 class Row(enum.Enum):
     """How SQL writes one member.
 
@@ -391,7 +422,8 @@ class Destination:
 
     def root(self) -> str:
         """Base URL with the API version, no trailing slash."""
-        raise NotImplementedError
+        base = (self.settings.base_url or self.base_url).rstrip("/")
+        return f"{base}/{self.settings.api_version or self.version}"
 
     def auth(self) -> Auth:
         """How calls are authenticated."""

@@ -92,10 +92,6 @@ class GoogleAds(Destination):
 
     # -- the connection ---------------------------------------------------------------------------------------
 
-    def root(self) -> str:
-        base = (self.settings.base_url or self.base_url).rstrip("/")
-        return f"{base}/{self.settings.api_version or self.version}"
-
     def auth(self) -> Auth:
         return auth_of(self.settings)
 

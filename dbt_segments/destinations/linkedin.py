@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dbt_segments.destinations._linkedin_faults import SEGMENTS, PatientCall, classify, outcome_of
-from dbt_segments.destinations._linkedin_settings import TOKEN_URL, URN, LinkedInSettings, authentication
+from dbt_segments.destinations._linkedin_settings import TOKEN_URL, URN, LinkedInSettings
 from dbt_segments.destinations._marks import carries, mark_of, with_mark
-from dbt_segments.destinations.auth import Auth
+from dbt_segments.destinations.auth import Auth, fixed_or_refreshing
 from dbt_segments.destinations.base import (
     Accepts,
     Audience,
@@ -99,7 +99,7 @@ class LinkedIn(Destination):
         return base if base.endswith("/rest") else f"{base}/rest"
 
     def auth(self) -> Auth:
-        return authentication(self.settings)
+        return fixed_or_refreshing(self.settings, TOKEN_URL)
 
     def account(self) -> str:
         return f"{URN}{self.settings.ad_account_id}"

@@ -153,10 +153,6 @@ class Meta(Destination):
 
     # -- the connection ---------------------------------------------------------------------------------------
 
-    def root(self) -> str:
-        base = (self.settings.base_url or self.base_url).rstrip("/")
-        return f"{base}/{self.settings.api_version or self.version}"
-
     def auth(self) -> Auth:
         if self.settings.app_secret is None:
             return Bearer(self.settings.access_token)

@@ -16,19 +16,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from typing_extensions import Self
+from pydantic import Field, field_validator
 
 from dbt_segments.destinations._marks import PREFIX, carries
 from dbt_segments.destinations._pinterest_faults import classify, pace_s
-from dbt_segments.destinations.auth import Auth, Bearer, refreshing
+from dbt_segments.destinations.auth import Auth, fixed_or_refreshing
 from dbt_segments.destinations.base import (
-    DEFAULT_TOKEN_FILE,
     Accepts,
     Audience,
     Batch,
     Call,
-    ConnectionSettings,
     Destination,
     Fault,
     Finding,
@@ -36,11 +33,11 @@ from dbt_segments.destinations.base import (
     Limits,
     Op,
     Outcome,
-    RefreshSettings,
     Reply,
     Row,
     Size,
     Support,
+    TokenSettings,
 )
 from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
@@ -56,21 +53,12 @@ _STATUS = {
     "READY": "ready",
     "TOO_SMALL": "too small",
 }
-_REFRESH = ("client_id", "client_secret", "refresh_token")
 
 
-class PinterestSettings(ConnectionSettings):
-    """`access_token`, or `client_id`, `client_secret` and `refresh_token`; `token_file` as in `RefreshSettings`.
-
-    batch_size  records of one request; none is documented, others stop at 50,000
-    """
+class PinterestSettings(TokenSettings):
+    """`batch_size`: records of one request; none is documented, others stop at 50,000."""
 
     ad_account_id: str
-    access_token: SecretStr | None = None
-    client_id: str | None = None
-    client_secret: SecretStr | None = None
-    refresh_token: SecretStr | None = None
-    token_file: str = DEFAULT_TOKEN_FILE
     batch_size: int = Field(default=10_000, ge=1, le=50_000)
 
     @field_validator("ad_account_id", mode="before")
@@ -80,18 +68,6 @@ class PinterestSettings(ConnectionSettings):
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
             raise ValueError("must be up to 18 digits")
         return digits
-
-    @field_validator("client_id", mode="before")
-    @classmethod
-    def _text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
-
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
-        given = [name for name in _REFRESH if getattr(self, name) is not None]
-        if bool(given) == (self.access_token is not None) or len(given) not in (0, len(_REFRESH)):
-            raise ValueError(f"give access_token, or all of {', '.join(_REFRESH)}")
-        return self
 
 
 class Pinterest(Destination):
@@ -135,18 +111,10 @@ class Pinterest(Destination):
 
     # -- the connection ---------------------------------------------------------------------------------------
 
-    def root(self) -> str:
-        base = (self.settings.base_url or self.base_url).rstrip("/")
-        return f"{base}/{self.settings.api_version or self.version}"
-
     def auth(self) -> Auth:
-        """A fixed token, or one that is fetched. `continuous_refresh` is ignored for apps made since 2025-09-25."""
-        if self.settings.access_token is not None:
-            return Bearer(self.settings.access_token)
-        names = ("client_id", "client_secret", "refresh_token", "token_url", "token_file")
-        settings = RefreshSettings(**{name: getattr(self.settings, name) for name in names})
-        settings = settings.below(self.settings._folder)
-        return refreshing(settings, f"{self.root()}/oauth/token", basic=True, more={"continuous_refresh": "true"})
+        """`continuous_refresh` is ignored for apps made since 2025-09-25."""
+        more = {"continuous_refresh": "true"}
+        return fixed_or_refreshing(self.settings, f"{self.root()}/oauth/token", basic=True, more=more)
 
     def account(self) -> str:
         return str(self.settings.ad_account_id)

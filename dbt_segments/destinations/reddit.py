@@ -142,10 +142,6 @@ class Reddit(Destination):
 
     # -- the connection ---------------------------------------------------------------------------------------
 
-    def root(self) -> str:
-        base = (self.settings.base_url or self.base_url).rstrip("/")
-        return f"{base}/{self.settings.api_version or self.version}"
-
     def auth(self) -> Auth:
         name = self.settings.user_agent
         return _Named(refreshing(self.settings, TOKEN_URL, basic=True, headers={"User-Agent": name}), name)

@@ -107,10 +107,6 @@ class X(Destination):
 
     # -- the connection ---------------------------------------------------------------------------------------
 
-    def root(self) -> str:
-        base = (self.settings.base_url or self.base_url).rstrip("/")
-        return f"{base}/{self.settings.api_version or self.version}"
-
     def auth(self) -> Auth:
         own = self.settings
         return OAuth1(own.consumer_key, own.consumer_secret, own.access_token, own.access_token_secret)
