@@ -26,6 +26,8 @@ T = TypeVar("T")
 PREFIX = "dbt-segments:"
 # Events after which an audience is none any more.
 OVER = ("gone", "deleted")
+# An audience that a platform ends is made again once in so many days: what ends again needs a person.
+AGAIN_D = 30
 
 
 class Play(Protocol):
@@ -356,10 +358,24 @@ class Resolver:
                 hint="one audience has one sync; two would remove each other's members",
             )
 
-    def give_up(self, sync: Sync, event: str) -> None:
+    def gave_up_lately(self, sync: Sync) -> bool:
+        """Whether an audience of this sync was given up within `AGAIN_D` days."""
+        with self._session() as session:
+            ids = in_list((sync.id, *sync.former_ids))
+            since = f"{session.now} - interval '{AGAIN_D} days'"
+            return bool(
+                session.value(
+                    f"select count(*) from {self._store.table('audiences')} "
+                    f"where sync_id in {ids} and event = 'gone' and recorded_at >= {since}"
+                )
+            )
+
+    def give_up(self, sync: Sync, event: str) -> Audience | None:
         """Record that the audience is no more, and forget who was in it: a new one begins with everybody.
 
         event  gone: found so; deleted: by us
+
+        Returns what was given up.
         """
         with self._session() as session, session.transaction():
             self._lock.fence(session)
@@ -368,6 +384,7 @@ class Resolver:
                 row = self._row(sync, known.audience, event, known.audience.mark)
                 self._store.log(session, "audiences", [row])
             folds.start_over(session, self._store, sync.id, self._lock)
+        return known.audience if known is not None else None
 
     def successor(self, sync: Sync) -> Audience | None:
         """The one audience that may take the place of one that is gone: by our mark, or else by the name."""
@@ -423,7 +440,8 @@ def _remedy(sync: Sync) -> str:
         return "restore it at the platform, or name another one with `audience_id:` and give the sync a new `id:`"
     where = _where(sync)
     if sync.gone == "recreate":
-        return f"restore it at the platform; `gone: recreate` acts once nothing holds the sync ({where})"
+        often = f"once in {AGAIN_D} days where the platform ends audiences"
+        return f"restore it at the platform; `gone: recreate` acts once nothing holds the sync, {often} ({where})"
     if sync.gone == "adopt":
         return (
             "`gone: adopt` wants one audience with our mark, or else one of its name with nobody's: make one, or set "

@@ -42,8 +42,27 @@ def lifted(before: Collection[str], now: Collection[str], refused: int) -> str |
     gone = sorted(set(before) - set(now))
     if not gone:
         return None
-    members = f"; the last run refused {refused:,} member{'' if refused == 1 else 's'}" if refused else ""
+    members = f"; {_refused(refused)}" if refused else ""
     return f"refusals_lifted: no longer applied: {', '.join(gone)}{members}"
+
+
+def unrecorded(rules: Collection[str], before: int, now: int) -> str | None:
+    """Why a sync whose earlier rules of refusal are not on record must not send, or None.
+
+    rules   that apply now
+    before  members whom the newest run left out for their refusal
+    now     members who are left out
+
+    A state that an older version wrote has no rules. Where none apply any more, or where most refusals are gone, a rule
+    was taken away along with the upgrade.
+    """
+    if not before or (rules and now * 2 >= before):
+        return None
+    return f"refusals_lifted: {_refused(before)}, and now it would be {now:,}"
+
+
+def _refused(members: int) -> str:
+    return f"the last run refused {members:,} member{'' if members == 1 else 's'}"
 
 
 def deletions(count: int, records: int, hold: Hold) -> str | None:

@@ -102,7 +102,9 @@ def note_disabled(project: Project, run_id: str, lock_timeout_s: float, progress
         )
     known = {sync_id: (status, reason) for sync_id, status, reason in rows}
     for sync in off:
-        if known.get(sync.id, ("skipped", DISABLED)) != ("skipped", DISABLED):
+        ids = (sync.id, *sync.former_ids)
+        newest = next((known[one] for one in ids if one in known), ("skipped", DISABLED))
+        if newest != ("skipped", DISABLED):
             write_run(
                 project, replace(blank(sync), status="skipped", reason=DISABLED), run_id, lock_timeout_s, progress
             )

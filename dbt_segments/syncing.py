@@ -425,9 +425,12 @@ class SyncRun:
 
     def _check_lifted(self, made: Plan) -> bool:
         """Whether people might be sent who refused under a rule that is gone."""
-        if self._holds or self._wishes.lifted or self._rules is None or self._rules_then is None:
+        if self._holds or self._wishes.lifted or self._rules is None:
             return False
-        reason = guard.lifted(self._rules_then, self._rules, self._refused_before)
+        if self._rules_then is None:
+            reason = guard.unrecorded(self._rules, self._refused_before, made.found.counts.refused)
+        else:
+            reason = guard.lifted(self._rules_then, self._rules, self._refused_before)
         if reason is None:
             return False
         self._holds.append(reason)
@@ -472,16 +475,22 @@ class SyncRun:
         """
         if self._sync.gone == "fail" or self._holds or self._sync.audience_id is not None or self._started_over:
             return False
+        if ended and resolver.gave_up_lately(self._sync):
+            return False
         successor = resolver.successor(self._sync) if self._sync.gone == "adopt" else None
         if self._sync.gone == "adopt" and successor is None:
             return False
-        resolver.give_up(self._sync, "gone")
+        before = resolver.give_up(self._sync, "gone")
         if successor is not None:
             resolver.take(self._sync, successor)
         self._started_over = True
         what = "another one is made" if successor is None else f"audience {successor.id} takes its place"
         why = f"the platform has ended the audience ({ended})" if ended else "the audience was deleted at the platform"
         self._note(f"{why}: {what}, with everybody in it")
+        if ended and before is not None:
+            self._note(
+                f"warning: audience {before.id} keeps who is in it, later refusals too: delete it at the platform"
+            )
         return True
 
     def _collect(self, session: Session, lock: Lock) -> None:

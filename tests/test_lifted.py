@@ -91,6 +91,32 @@ def test_another_column_in_its_place_is_a_rule_that_is_gone(world: World) -> Non
     assert world.sync().reason.startswith("refusals_lifted: no longer applied: consent column ads_consent")
 
 
+@pytest.mark.parametrize("rules_left", [0, 2])
+def test_a_rule_that_goes_with_an_upgrade_holds_too(world: World, rules_left: int) -> None:
+    """An older version left no rules on record: what it counted as refused is compared, and the release is the same."""
+    world.sync()
+    world.sql(f"delete from {world.warehouse.schema}_dbt_segments.pointers where kind = 'rules'")
+    if rules_left:
+        world.customers([(key, f"{key}@example.com", None, None, True) for key in (1, 2, 3, 4)])
+        world.suppress, world.models = [], ["blocked", "opt_outs"]
+    else:
+        world.consent, world.suppress, world.models = {}, [], ["blocked", "opt_outs"]
+        world.segments["vip"]["destinations"] = ["meta"]
+    held = world.sync()
+    assert (held.status, held.exit_code) == ("held", 1)
+    assert held.reason.startswith("refusals_lifted: the last run refused 3 members"), held.reason
+    assert world.held() == {email(ADA)}
+    assert world.sync(lift_refusals=("vip",)).status == "success"
+    assert world.sync().status == "noop"
+
+
+def test_an_upgrade_alone_holds_nothing(world: World) -> None:
+    """The rules of today are taken as they are where as many refuse as before."""
+    world.sync()
+    world.sql(f"delete from {world.warehouse.schema}_dbt_segments.pointers where kind = 'rules'")
+    assert world.sync().status == "noop"
+
+
 def test_more_rules_hold_nothing(world: World) -> None:
     """Whom they refuse leaves; and they are on record from then on, also where a sync is held by something else."""
     world.consent, world.suppress = {}, []

@@ -95,6 +95,23 @@ def test_an_ended_audience_is_made_anew_by_policy(shop: Ended) -> None:
     assert (shop.sync().status, len(shop.world.audiences())) == ("noop", 2)
 
 
+@pytest.mark.parametrize("shop", [ENDS[1], ENDS[3]], indirect=True)
+def test_what_ends_again_is_not_made_again(shop: Ended) -> None:
+    """A platform that ends each new audience gets one, not one a run; the message says so."""
+    assert shop.world.serving is not None
+    shop.world.variables["gone"] = "recreate"
+    first = shop.sync()
+    assert first.status == "success"
+    assert any("keeps who is in it" in note for note in first.notes), first.notes
+    _status(shop.word)(shop.world.serving.sandbox.platforms[shop.case.name])
+    for members in ([ADA, BOB], [ADA]):
+        shop.have(members)
+        again = shop.sync()
+        assert (again.status, again.exit_code) == ("failed", 1), again
+        assert any("once in 30 days" in note for note in again.notes), again.notes
+    assert len(shop.world.audiences()) == 2
+
+
 @pytest.mark.parametrize("shop", [ENDS[0], ENDS[3], ENDS[4]], indirect=True)
 def test_an_ended_audience_is_neither_adopted_nor_left_to_prune(shop: Ended) -> None:
     """A sync takes over no audience that cannot be used, and one that nobody needs is deleted all the same."""
