@@ -127,7 +127,7 @@ def test_a_sharer_of_a_refused_unit_is_sent_once(world: World) -> None:
     before = len(world.calls("add"))
     result = world.sync()
     assert sum(call["rows"] for call in world.calls("add")[before:]) == 1
-    assert sum("1 members share" in note for note in result.notes) == 1
+    assert sum("1 member shares" in note for note in result.notes) == 1
     assert world.held() == {phone("12015550102"), own_id("2"), email(BOB), own_id("3")}
 
 

@@ -29,10 +29,10 @@ RUN_KEYS = ["run_id", "started_at", "elapsed_s", "syncs"]
 SYNC_KEYS = [
     *("sync_id", "segment", "entity", "destination", "type", "status", "reason", "audience_id", "audience_name"),
     *("members", "added", "changed", "removed", "unchanged", "rejected", "unusable", "refused", "pending"),
-    *("requests", "retries", "bytes_sent", "elapsed_s"),
+    *("unconfirmed", "requests", "retries", "bytes_sent", "elapsed_s"),
 ]
 STATUS_KEYS = [
-    *("sync_id", "destination", "audience_id", "audience_name", "members", "pending"),
+    *("sync_id", "destination", "audience_id", "audience_name", "members", "pending", "unconfirmed"),
     *("last_status", "last_finished_at", "next_due", "notes"),
     *("size_lower", "size_upper", "match_rate", "sized_at"),
 ]
