@@ -132,7 +132,11 @@ class History:
         return results
 
     def _check(
-        self, results: list[SyncResult] | None, calls: list[dict[str, Any]], lists: int, options: dict[str, Any]
+        self,
+        results: list[SyncResult] | None,
+        calls: list[dict[str, Any]],
+        lists: Counter[str],
+        options: dict[str, Any],
     ) -> None:
         """What holds after every sync, whatever it met."""
         if not self.shop.active and (results or calls):
@@ -150,9 +154,10 @@ class History:
                 if one.status in ("success", "noop", "partial"):
                     raise Mismatch(f"{one.sync_id} is {one.status} although the segment is broken or empty")
 
-    def _check_gone(self, results: list[SyncResult], lists: int) -> None:
-        """A deleted audience is told, and nobody makes another one."""
-        if self._lists() > lists:
+    def _check_gone(self, results: list[SyncResult], lists: Counter[str]) -> None:
+        """A deleted audience is told, and nobody makes another one. The other destination may make its first."""
+        account = self.faults.account(str(self.faults.gone))
+        if self._lists()[account] > lists[account]:
             raise Mismatch("an audience that was deleted was made again")
         for one in results:
             if one.destination == self.faults.gone and "no longer exists" in one.reason:
@@ -165,10 +170,10 @@ class History:
         mine = one.destination == self.faults.gone
         return mine and bool(one.requests) and not is_asynchronous(self.shop.shapes[one.destination])
 
-    def _lists(self) -> int:
-        """How many audiences were ever made."""
+    def _lists(self) -> Counter[str]:
+        """How many audiences were ever made in each account."""
         with self.faults.sandbox.lock:
-            return len(self.faults.platform.audiences)
+            return Counter(audience.account for audience in self.faults.platform.audiences.values())
 
     def _let_leases_end(self) -> None:
         """What time does to the lease of a dead run; on DuckDB there is none."""
