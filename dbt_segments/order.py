@@ -225,7 +225,7 @@ def _replace_rows(bench: duckdb.DuckDBPyConnection, coding: Coding) -> None:
             case when c.old_status = 'present' and c.old_sent_hash = d.sent_hash then 'reassert'
                  when c.old_status in ('present', 'perhaps') then 'change' else 'add' end as effect
         from changes c join coded d on d.key = c.key where c.wanted and d.usable
-            and exists (select 1 from changes where not same and not sharer)
+            and exists (select 1 from changes where (forced or not same) and not sharer)
         """
     )
     _draft_asserted(bench, coding, "replace")

@@ -131,6 +131,21 @@ def test_a_sharer_of_a_refused_unit_is_sent_once(world: World) -> None:
     assert world.held() == {phone("12015550102"), own_id("2"), email(BOB), own_id("3")}
 
 
+def test_a_full_replace_sends_who_lost_a_unit_to_a_refusal(world: World) -> None:
+    """Nothing has changed of them, and yet a full resync is for everybody: the platform may have lost them."""
+    world.identifiers = {"email": "email", "phone": "phone"}
+    world.segments = {"vip": {"syncs": [{"to": "meta", "mode": "replace"}]}}
+    world.customers([(1, ADA, "+1 201 555 0101"), (2, BOB, "+1 201 555 0101")])
+    world.segment([1, 2])
+    world.opt_outs([2])
+    world.sync()
+    assert world.sync().requests == 0
+    before = len(world.calls("replace"))
+    assert world.sync(full=True).status == "success"
+    assert [call["rows"] for call in world.calls("replace")[before:]] == [1]
+    assert world.held() == {email(ADA)}
+
+
 # -- per destination ------------------------------------------------------------------------------------------
 
 
