@@ -11,6 +11,11 @@ from collections.abc import Collection
 from dbt_segments.tally import Forecast
 from dbt_segments.values import Hold
 
+# Where hardly anybody refuses any more, fewer than the thresholds' number are enough to doubt it.
+_HARDLY = 0.1
+_FEW_MEMBERS = 10
+_HALF_BUILT = "a suppression model or a consent column without its rows"
+
 
 def thresholds(found: Forecast, hold: Hold) -> str | None:
     """Why this plan must wait for a release, or None. Both limits must be passed: a share and a number."""
@@ -59,6 +64,23 @@ def unrecorded(rules: Collection[str], before: int, now: int) -> str | None:
     if not before or (rules and now * 2 >= before):
         return None
     return f"refusals_lifted: {_refused(before)}, and now it would be {now:,}"
+
+
+def fewer(found: Forecast, before: int, hold: Hold) -> str | None:
+    """Why a sync whose rules of refusal apply as before must wait since they refuse so few now, or None.
+
+    before  members whom the last run left out for their refusal
+
+    People do not take back their refusals by the dozen: a suppression model that was built from half of its rows, or a
+    consent column that lost its values, looks like this. Whoever left the segment with their refusal is not sent, and
+    counts for nothing.
+    """
+    now = found.counts.refused
+    lifted = min(before - now, found.counts.added)
+    many = lifted > hold.remove_members or (lifted >= _FEW_MEMBERS and now <= _HARDLY * before)
+    if now * 2 >= before or lifted * 2 < before - now or not many:
+        return None
+    return f"refusals_lifted: {_refused(before)}, and now it would be {now:,}; likely cause: {_HALF_BUILT}"
 
 
 def _refused(members: int) -> str:

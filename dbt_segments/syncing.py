@@ -431,6 +431,7 @@ class SyncRun:
             reason = guard.unrecorded(self._rules, self._refused_before, made.found.counts.refused)
         else:
             reason = guard.lifted(self._rules_then, self._rules, self._refused_before)
+        reason = reason or guard.fewer(made.found, self._refused_before, self._sync.hold)
         if reason is None:
             return False
         self._holds.append(reason)

@@ -117,6 +117,39 @@ def test_an_upgrade_alone_holds_nothing(world: World) -> None:
     assert world.sync().status == "noop"
 
 
+def many(world: World, refusing: range) -> None:
+    """30 more members, of whom so many are suppressed by the entity's model."""
+    world.customers([(key, f"{key}@example.com", None, None, True) for key in range(1, 31)])
+    world.segment(range(1, 31))
+    world.opt_outs(refusing)
+
+
+def test_a_suppression_model_that_has_lost_its_rows_holds(world: World) -> None:
+    """The rules are the same, and whom they refused would be sent: it waits, and the last good count is compared."""
+    many(world, range(3, 15))
+    world.sync(allow_removals=("vip",))
+    held = world.held()
+    world.opt_outs([])
+    for result in (world.plan().run.syncs[0], world.sync(), world.sync(allow_removals=("vip",))):
+        assert result.status == "held"
+        assert result.reason.startswith("refusals_lifted: the last run refused 12 members, and now it would be 1; ")
+    assert world.held() == held
+    world.opt_outs(range(3, 15))
+    assert world.sync().status == "noop"
+
+
+def test_who_leaves_with_their_refusal_lifts_nothing(world: World) -> None:
+    """They are not sent, whatever the suppression model says; nor is it many who agree one by one."""
+    many(world, range(3, 15))
+    world.sync(allow_removals=("vip",))
+    world.opt_outs(range(3, 10))
+    assert world.sync().status == "success"
+    world.segment([1, 2])
+    world.opt_outs([])
+    assert world.sync(allow_removals=("vip",)).status == "success"
+    assert world.held() == {email("1@example.com"), email("2@example.com")}
+
+
 def test_more_rules_hold_nothing(world: World) -> None:
     """Whom they refuse leaves; and they are on record from then on, also where a sync is held by something else."""
     world.consent, world.suppress = {}, []
