@@ -109,9 +109,9 @@ class Stage:
         with self.serving.sandbox.lock:
             return sum(call["op"] in _WRITES for call in self.serving.sandbox.calls)
 
-    def show(self) -> None:
-        """Print what the sandbox says of its audiences and records."""
-        self.echo("\nThe sandbox has:")
+    def show(self, note: str = "") -> None:
+        """Print what the sandbox says of its audiences and records, with a note on how it counts."""
+        self.echo(f"\nThe sandbox has{note}:")
         for audience in sorted(self.serving.state(keys=False)["audiences"], key=_name):
             self.echo(f"  {_name(audience)}: {audience['people']} people")
         for place, count in self.records().items():

@@ -51,7 +51,11 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**8) * 10
     print(f"seed {seed}, results in {options.results}", flush=True)
     wanted = runner.Wanted(options.histories, options.postgres, options.kills, options.seconds, seed)
-    figures = report.figures(runner.play(wanted, options.results, max(1, options.workers)))
+    try:
+        figures = report.figures(runner.play(wanted, options.results, max(1, options.workers)))
+    except KeyboardInterrupt:
+        print(f"interrupted; --seed {seed} goes on with {options.results}")
+        return 130
     print(report.text(figures))
     return bool(figures["divergences"])
 

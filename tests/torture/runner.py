@@ -136,6 +136,8 @@ def _work(todo: Iterable[Job], results: Path, port: int | None, seconds: float) 
             _append(results, record)
             if record["error"]:
                 print(f"\n{job}\n{record['error']}", flush=True)
+    except KeyboardInterrupt:
+        return
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
