@@ -24,6 +24,7 @@ Cells = tuple[str, ...]
 _ORPHAN = ("sync_id", "destination", "audience_id", "audience_name", "standing")
 _INDENT = "  "
 _NUMBERS = (1, 2, 3)  # the columns of a row that hold numbers
+_WARNING = "warning: "
 _SMALL = "warning: below_minimum"
 _SHARED = "suppressed_shared"
 _NOT_DUE = "not_due"
@@ -351,6 +352,13 @@ def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list
         kept = [_without(sync, _SMALL) for sync in kept]
         named = ", ".join(dict.fromkeys(sync.segment for sync in small))
         common.append(f"{_SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}")
+    warnings = (note for sync in kept for note in sync.notes if note.startswith(_WARNING))
+    for note in dict.fromkeys(warnings):
+        told = [sync for sync in kept if note in sync.notes]
+        if len(told) > 1:
+            kept = [_without(sync, note) for sync in kept]
+            named = ", ".join(dict.fromkeys(sync.segment for sync in told))
+            common.append(f"{note} ({len(told)} syncs, of {named})")
     return kept, common
 
 

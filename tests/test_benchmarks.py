@@ -19,6 +19,7 @@ import pytest
 from benchmarks import limit, people, sink
 from benchmarks.compare import SCENARIOS, Measure, summary
 from benchmarks.peers import why
+from benchmarks.plan import NINE
 from benchmarks.process import Cost, measured
 from benchmarks.results import table
 from tests.projects import REPOSITORY
@@ -180,3 +181,15 @@ def test_smoke(tmp_path: Path) -> None:
         assert tuple(syncs) == SCENARIOS
         assert [syncs[what]["rows"] for what in SCENARIOS] == [MEMBERS, 0, CHANGED + CHANGED + LEFT]
         assert {(sync["missing"], sync["left_over"]) for sync in syncs.values()} == {(0, 0)}
+
+
+@pytest.mark.slow
+def test_plan_smoke() -> None:
+    """Every platform plans everybody of the large segment, and says what is wrong with the small one."""
+    command = [sys.executable, "-m", "benchmarks.plan", "--members", "200", "--runs", "1"]
+    lines = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    for platform in NINE:
+        assert any(line.split() == ["vip", "->", platform, "+200", "-0"] for line in lines)
+    assert any(line.startswith("warning: below_minimum: ") for line in lines)
+    assert sum("warning: cadence" in line for line in lines) == 1
+    assert lines[-1].startswith("nine cost ")

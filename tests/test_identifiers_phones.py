@@ -92,3 +92,11 @@ def test_numbers_that_are_refused(text: str, country: str | None, reason: str) -
 def test_a_national_number_with_the_own_code_in_front(text: str, country: str, digits: str) -> None:
     """Digits that only make sense with the country's own code are read so, and lose their trunk zero."""
     assert e164_digits(text, country) == (digits, None)
+
+
+def test_a_number_is_read_once_for_all_platforms() -> None:
+    """Reading is the dearest step of a first sync, and one segment goes to nine platforms."""
+    e164_digits("+1 201 555 0142", "US")
+    before = e164_digits.cache_info()
+    assert e164_digits("+1 201 555 0142", "US") == ("12015550142", None)
+    assert (e164_digits.cache_info().hits, e164_digits.cache_info().misses) == (before.hits + 1, before.misses)

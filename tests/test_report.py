@@ -362,3 +362,6 @@ def test_a_warning_that_several_have_is_one_line() -> None:
         "warning: below_minimum: 2 audiences have fewer members than their platform uses, of lapsed_buyers, vip"
     ]
     assert "  a word" in lines
+    known = "warning: builds_unknown: no record of any dbt run"
+    lines = report.plan_text(run(*(replace(sync, notes=(known,)) for sync in (SENT, NOOP))), {}).splitlines()
+    assert [line for line in lines if "builds" in line] == [f"{known} (2 syncs, of lapsed_buyers, vip)"]

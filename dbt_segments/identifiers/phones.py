@@ -12,6 +12,8 @@ from phonenumbers import PhoneNumber, ValidationResult
 _START = re.compile(r"[+0-9]")
 # What may stand between a leading + or 00 and the country code, zeros included.
 _PREFIX = re.compile(r"[+0\s().\-/]+")
+# One segment to nine platforms meets each number nine times; so many are kept, in at most 50 MB.
+_KEPT = 1 << 17
 _REASONS = {
     ValidationResult.INVALID_COUNTRY_CODE: "phone_country_code",
     ValidationResult.TOO_SHORT: "phone_too_short",
@@ -25,6 +27,7 @@ def version() -> str:
     return f"phonenumbers {phonenumbers.__version__}, reading 2"
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def e164_digits(text: str, country: str | None) -> tuple[str | None, str | None]:
     """The number with its country code, digits only, or None and the reason why there is none.
 
