@@ -20,6 +20,7 @@ import yaml
 from benchmarks import people
 from benchmarks.process import Cost, measured, sync_command
 from benchmarks.tools import WAREHOUSE
+from dbt_segments.report import count_of
 from tests.projects import REPOSITORY, DuckDBWarehouse, make_project
 from tests.world import World
 
@@ -61,10 +62,10 @@ def main() -> None:
     print(costs[NINE][-1].output)
     print("                   wall s   cpu s   peak MB")
     for platforms, found in costs.items():
-        figures = [statistics.median(getattr(one, name) for one in found) for name in ("seconds", "cpu_s", "peak_mb")]
-        print(
-            f"{len(platforms)} platform{'s' if len(platforms) > 1 else ' '}".ljust(18), "%8.1f%8.1f%10.0f" % (*figures,)
+        wall_s, cpu_s, peak_mb = (
+            statistics.median(getattr(one, name) for one in found) for name in ("seconds", "cpu_s", "peak_mb")
         )
+        print(f"{count_of(len(platforms), 'platform'):18}{wall_s:8.1f}{cpu_s:8.1f}{peak_mb:10.0f}")
     ratio = statistics.median(nine.cpu_s / one.cpu_s for one, nine in zip(costs[ONE], costs[NINE], strict=True))
     print(f"nine cost {ratio:.1f} times the processor time of one")
 
