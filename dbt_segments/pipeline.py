@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -127,7 +128,8 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     results: list[SyncResult] = []
     requests: dict[str, tuple[str, ...]] = {}
     bug: BaseException | None = None
-    with projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text)) as project:
+    opened = projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text))
+    with _interruptible(), opened as project:
         sending = sends and project.may_send
         told = functools.partial(progress, "")
         _check_released("--allow-removals", request.allow_removals, project.registry.syncs)
@@ -176,6 +178,16 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     if bug is not None:
         raise bug
     return run, requests
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the block with KeyboardInterrupt, also in the midst of a statement."""
+    try:
+        yield
+    except RuntimeError as error:
+        _end_if_interrupted(error)
+        raise
 
 
 def _end_if_interrupted(error: Exception) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import guard, pipeline, report
+from dbt_segments import guard, pipeline, record, report
 from dbt_segments.errors import ConfigError
 from dbt_segments.tally import Forecast
 from dbt_segments.values import Counts, Hold
@@ -56,7 +56,10 @@ def test_a_release_of_nothing_is_an_error(world: World) -> None:
     )
 
 
-def test_an_interrupted_statement_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [(pipeline._Turn, "take"), (record, "write_run")])
+def test_an_interrupted_statement_ends_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
+) -> None:
     """DuckDB makes a RuntimeError of Ctrl-C; it is no bug of one sync, after which the others would be sent."""
     world.customers(crowd(1))
     world.segment([1])
@@ -64,7 +67,7 @@ def test_an_interrupted_statement_ends_the_run(world: World, monkeypatch: pytest
     def interrupted(*arguments: Any) -> None:
         raise RuntimeError("Query interrupted")
 
-    monkeypatch.setattr(pipeline._Turn, "take", interrupted)
+    monkeypatch.setattr(*place, interrupted)
     with pytest.raises(KeyboardInterrupt):
         world.sync()
 
