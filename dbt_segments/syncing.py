@@ -32,7 +32,7 @@ from dbt_segments.state import locks, memory, rules
 from dbt_segments.state.ledger import by_status, read_ledger
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.logs import Logbook
-from dbt_segments.state.pending import read_generations
+from dbt_segments.state.tables import in_use
 from dbt_segments.values import MEMBERSHIP, Counts, Status, Sync, SyncResult
 from dbt_segments.warehouse import Session
 from dbt_segments.workbench import open_workbench, resting
@@ -495,13 +495,8 @@ class SyncRun:
         return True
 
     def _collect(self, session: Session, lock: Lock) -> None:
-        """Drop tables that neither the newest ledger nor an open generation names."""
-        ledger = read_ledger(session, self._store, self._sync.id)
-        keep = set(ledger.pointer.tables.values()) if ledger.pointer else set()
-        for generation in read_generations(session, self._store, self._sync.id, ledger):
-            keep |= set(generation.pointer.tables.values())
-        remembered = self._store.head(session, self._sync.id, memory.KIND)
-        keep |= set(remembered.tables.values()) if remembered else set()
+        """Drop tables that nothing under this id, or under one that it went on as, refers to."""
+        keep = in_use(session, self._store, self._sync.id)
         self._store.collect(session, self._sync.id, _TABLES, keep, before=lock.token + 1)
         self._store.collect_scratch(session, self._sync.id)
 

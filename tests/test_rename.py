@@ -145,3 +145,27 @@ def test_after_a_rename_back_what_an_interrupted_run_sent_is_known(
     world.sync()
     assert world.held() == {email(name) for name in NAMES[:3]}
     assert world.sync().status == "noop"
+
+
+def test_an_older_deployment_leaves_the_tables_that_the_new_name_needs(world: World) -> None:
+    """It still syncs under the old name, after two renames and with old pointers gone: the new names keep theirs."""
+    world.variables["retention"] = {"pointers": 1}
+    world.segment([1, 2, 3])
+    world.sync()
+    both = {**RENAMED["gold"], "renamed_from": ["vip", "gold"]}
+    for name, segments in (("gold", RENAMED), ("best", {"best": both})):
+        world.segments = segments
+        world.segment([1, 2, 3], name)
+        assert world.sync().status == "noop"
+    place = f"{world.warehouse.schema}_dbt_segments"
+    for keys in ([1, 2], [1, 2, 3]):
+        world.segments = {"vip": {"destinations": ["meta"]}}
+        world.segment(keys)
+        assert world.sync().status == "success"
+        world.sql(f"update {place}.pointers set committed_at = committed_at - interval '9 days'")
+        pipeline.collect(world.request(), lambda sync_id, text: None, dry_run=False)
+    world.segments = {"best": both}
+    world.segment([1, 3], "best")
+    result = world.sync()
+    assert (result.status, result.counts.removed, result.counts.unchanged) == ("success", 1, 2), result
+    assert world.held() == {email(NAMES[0]), email(NAMES[2])}

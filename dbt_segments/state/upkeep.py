@@ -164,6 +164,7 @@ class Upkeep:
             )
             # Which ledger went on under another name must be known as long as there are names to go back to.
             yield f"not (t.kind = '{ledgers.KIND}' and t.seq = 0)"
+            yield f"not exists (select 1 from {table} n where n.parent = t.id and n.kind = t.kind and n.seq = 0)"
         elif log == "model_builds":
             yield (
                 f"exists (select 1 from {table} n where n.unique_id = t.unique_id and n.built_at > t.built_at "
