@@ -16,7 +16,11 @@ from urllib.parse import quote, unquote
 
 from dbt_segments.destinations.base import Audience, Destination, Flow
 from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, SegmentsError
+from dbt_segments.report import count_of
 from dbt_segments.state import fold as folds
+from dbt_segments.state import left
+from dbt_segments.state.ledger import read_ledger
+from dbt_segments.state.left import Left
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.store import Store, in_list
 from dbt_segments.values import Sync
@@ -370,10 +374,11 @@ class Resolver:
                 )
             )
 
-    def give_up(self, sync: Sync, event: str) -> Audience | None:
+    def give_up(self, sync: Sync, event: str, *, stays: bool = False) -> Audience | None:
         """Record that the audience is no more, and forget who was in it: a new one begins with everybody.
 
         event  gone: found so; deleted: by us
+        stays  the platform has ended it and keeps who is in it
 
         Returns what was given up.
         """
@@ -383,8 +388,31 @@ class Resolver:
             if known is not None:
                 row = self._row(sync, known.audience, event, known.audience.mark)
                 self._store.log(session, "audiences", [row])
+                if stays:
+                    ledger = read_ledger(session, self._store, sync.id)
+                    named = (known.audience.id, known.audience.name)
+                    left.leave(session, self._store, sync.id, self._lock.token, named, ledger)
             folds.start_over(session, self._store, sync.id, self._lock)
         return known.audience if known is not None else None
+
+    def still_left(self, sync: Sync, found: Iterable[Left]) -> list[Left]:
+        """Of the audiences that were left behind those that the platform still has; the others are forgotten.
+
+        One that cannot be asked for is still there, as far as anybody knows.
+        """
+        there = []
+        for one in found:
+            try:
+                self._play(self._destination.get(one.audience_id))
+            except GoneError:
+                with self._session() as session, session.transaction():
+                    self._lock.fence(session)
+                    left.forget(session, self._store, sync.id, self._lock.token, one.audience_id)
+                continue
+            except DestinationError:
+                pass
+            there.append(one)
+        return there
 
     def successor(self, sync: Sync) -> Audience | None:
         """The one audience that may take the place of one that is gone: by our mark, or else by the name."""
@@ -425,12 +453,17 @@ class Resolver:
         }
 
 
-def gone(error: GoneError, sync: Sync, audience: Audience) -> GoneError:
-    """The same error with the audience and what to do next; a vanished audience is never made again silently."""
+def gone(error: GoneError, sync: Sync, audience: Audience, waiting: int = 0) -> GoneError:
+    """The same error with the audience and what to do next; a vanished audience is never made again silently.
+
+    waiting  members who refuse and are in it, as far as is known
+    """
     which = f"audience {audience.id} ({audience.name})" if audience.name else f"audience {audience.id}"
     said = f"{which} no longer exists, or these credentials cannot see it"
     if error.ended:
         said = f"ads can use {which} no more: {sync.connection.type} calls it {error.ended}"
+        if waiting:
+            said += f"; refusals_wait: it still holds {count_of(waiting, 'member')} who refused: delete it there"
     return GoneError(f"{sync.id}: {said}", code=error.code, hint=_remedy(sync), ended=error.ended)
 
 

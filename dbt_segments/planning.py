@@ -17,13 +17,13 @@ from dbt_segments.freeze import Frozen, Refusals
 from dbt_segments.order import plan_rows
 from dbt_segments.state import memory
 from dbt_segments.state.ledger import UNITS, Ledger, current, read_ledger
+from dbt_segments.state.left import EXPLICIT
 from dbt_segments.state.pending import open_rows, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
 from dbt_segments.warehouse import TEXT, Session, quote
 from dbt_segments.workbench import count
 
-_EXPLICIT = "r.class in ('suppressed', 'refused')"
 _SHOWN_ROWS = 3
 
 
@@ -131,7 +131,7 @@ class Planner:
         columns = {"key": TEXT, **{f"c{n}": TEXT for n in range(len(sources))}}
         selected = "".join(f", r.{quote(source)} as c{n}" for n, source in enumerate(sources))
         table = inputs.refusals.table
-        state.fetch(f"select r.key{selected} from {table} r where {_EXPLICIT}", bench, "refused", columns)
+        state.fetch(f"select r.key{selected} from {table} r where {EXPLICIT}", bench, "refused", columns)
         coding.encode_refused(bench, "refused")
         bench.execute("drop table refused")
         # What the segment or a relation yields instead of the entity's own columns is refused as well.
@@ -141,7 +141,7 @@ class Planner:
             for n, source in enumerate(sources)
         )
         members = f"{inputs.frozen.table} f join {table} r on r.key = f.key"
-        state.fetch(f"select f.key{selected} from {members} where {_EXPLICIT}", bench, "refused", columns)
+        state.fetch(f"select f.key{selected} from {members} where {EXPLICIT}", bench, "refused", columns)
         coding.encode_refused(bench, "refused")
         bench.execute("drop table refused")
         self._recall(state, bench, inputs.ledger, table)
@@ -154,7 +154,7 @@ class Planner:
 
     def _recall(self, state: Session, bench: duckdb.DuckDBPyConnection, ledger: Ledger, refusals: str) -> None:
         """Add what was ever sent for those who refuse now: what is on record, and what is remembered."""
-        explicit = f"u join {refusals} r on r.key = u.key where {_EXPLICIT}"
+        explicit = f"u join {refusals} r on r.key = u.key where {EXPLICIT}"
         parts = [f"select distinct u.key, u.kind, u.value, true as is_new from ({ledger.units}) {explicit}"]
         known = memory.remembered_sql(
             state, self.store, current(state, self.store, (self.sync.id, *self.sync.former_ids))

@@ -13,7 +13,9 @@ from dbt_segments.audiences import recorded
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import SegmentsError
 from dbt_segments.project import READ_TIMEOUT_S, Project
+from dbt_segments.state import left
 from dbt_segments.state.ledger import by_status, current, read_ledger
+from dbt_segments.state.left import Left
 from dbt_segments.state.pending import open_rows, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import RunResult, Sync, SyncResult
@@ -160,6 +162,15 @@ def last_refused(session: Session, store: Store, sync: Sync) -> int:
     return int(found or 0)
 
 
+def left_behind(one: Left) -> str:
+    """What a result and `status` say of an audience that was left behind."""
+    members = f"{report.count_of(one.refused, 'member')} who refused {'is' if one.refused == 1 else 'are'}"
+    return (
+        f"warning: refusals_wait: {members} "
+        f"still in audience {one.audience_id} ({one.name}), which the platform has ended: delete it there"
+    )
+
+
 def status(project: Project) -> tuple[StatusRow, ...]:
     """Every selected sync, as the state knows it."""
     with project.state.session(lock_timeout_s=READ_TIMEOUT_S) as session:
@@ -190,6 +201,7 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
         notes.append("a run was interrupted; the next one mends it")
     if rows and rows[0][2]:
         notes.append(rows[0][2])
+    notes += map(left_behind, left.noted(session, store, owner))
     notes += [str(problem) for problem in sync.connection.problems]
     measure = sizes.newest(session, store, sync)
     cls = destinations.get(sync.connection.type) if sync.connection.type else None

@@ -13,7 +13,7 @@ from dbt_segments.errors import TransientError
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
 from dbt_segments.state import ledger as ledgers
-from dbt_segments.state import memory
+from dbt_segments.state import left, memory
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.logs import Logbook
 from dbt_segments.state.pending import Generation, read_generations
@@ -110,6 +110,7 @@ class Recovery:
                     self._lock.fence(session)
                     self._store.point(session, own, ledgers.KIND, self._lock.token, 0, detail, pointer.id)
                     memory.inherit(session, self._store, own, former, self._lock.token)
+                    left.inherit(session, self._store, own, former, self._lock.token)
                 return
 
     def poll(self, sender: Sender, generations: list[Generation]) -> Ended:

@@ -19,7 +19,7 @@ from dbt_segments.deliver import Courier, Delivery, write_ahead
 from dbt_segments.destinations.base import Audience, Destination
 from dbt_segments.encode import encoding
 from dbt_segments.errors import DestinationError, GoneError
-from dbt_segments.freeze import Frozen, HeldError, last_good
+from dbt_segments.freeze import Frozen, HeldError, Refusals, last_good
 from dbt_segments.frozens import Frozens
 from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
@@ -28,8 +28,9 @@ from dbt_segments.recovery import Ended, Recovery
 from dbt_segments.report import count_of
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
-from dbt_segments.state import locks, memory, rules
-from dbt_segments.state.ledger import by_status, read_ledger
+from dbt_segments.state import left, locks, memory, rules
+from dbt_segments.state.ledger import by_status, current, read_ledger
+from dbt_segments.state.left import Left
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.logs import Logbook
 from dbt_segments.state.tables import in_use
@@ -50,6 +51,7 @@ _TABLES = (
     "rows",
     "change",
     memory.KIND,
+    left.KIND,
 )
 
 Due = Callable[[Sync, datetime | None, datetime], bool]
@@ -109,6 +111,10 @@ class SyncRun:
         self._rules_then: frozenset[str] | None = None
         self._rules: frozenset[str] | None = None
         self._refused_before = 0
+        # Members who refuse: in audiences that were left behind, and in the sync's own before this run.
+        self._left: list[Left] = []
+        self._has_left = False
+        self._waiting = 0
 
     # -- plan -------------------------------------------------------------------------------------------------
 
@@ -213,18 +219,20 @@ class SyncRun:
                 self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
             )
             if made.requests == 0:
-                return self._attended(resolver, known.audience, result) if known else result
+                result = self._attended(resolver, known.audience, result) if known else result
+                return self._with_left(resolver, lock, result)
             try:
                 audience = resolver.resolve(self._sync)
             except GoneError as error:
                 if self._start_over(resolver, error.ended):
                     return None
                 named = Audience(self._sync.audience_id or "", self._sync.audience_name)
-                raise gone(error, self._sync, known.audience if known else named) from None
+                raise gone(error, self._sync, known.audience if known else named, self._waiting) from None
             except AudienceHeldError as error:
                 self._hold(error.code, error.message, error.hint)
                 return self._held(None, made.found.counts)
-            return self._send(lock, sender, bench, resolver, audience, made, result)
+            result = self._send(lock, sender, bench, resolver, audience, made, result)
+            return self._with_left(resolver, lock, result)
 
     def _settle(self, state: Session, bench: duckdb.DuckDBPyConnection, lock: Lock, made: Plan) -> None:
         """Take what needs no request into the ledger: rows that changed without changing what is sent."""
@@ -276,6 +284,17 @@ class SyncRun:
         missing = resolver.attend(self._sync, audience)
         return replace(result, notes=(*result.notes, missing)) if missing else result
 
+    def _with_left(self, resolver: Resolver, lock: Lock, result: SyncResult) -> SyncResult:
+        """The result with who refuses and is in audiences that were left behind, until those are deleted."""
+        if not self._has_left:
+            return result
+        found = resolver.still_left(self._sync, self._left)
+        with self._session() as session, session.transaction():
+            lock.fence(session)
+            numbers = {one.audience_id: one.refused for one in found}
+            left.note(session, self._store, self._sync.id, lock.token, numbers)
+        return replace(result, notes=(*result.notes, *map(record.left_behind, found)))
+
     def _found(self, resolver: Resolver, audience: Audience, result: SyncResult) -> SyncResult:
         """The result where what was made from the audience has been taken away: members are right, and ads are not."""
         if result.status == "held" or not audience.id:
@@ -299,7 +318,7 @@ class SyncRun:
         running = any(fate == "submitted" for fate in delivery.fates.values())
         error = delivery.error
         if isinstance(error, GoneError):
-            error = gone(error, self._sync, delivery.audience)
+            error = gone(error, self._sync, delivery.audience, self._waiting)
         notes = (*result.notes, *_delivery_notes(delivery, error, unconfirmed))
         result = replace(result, unconfirmed=unconfirmed, notes=notes)
         if result.status == "held":
@@ -362,6 +381,7 @@ class SyncRun:
             # A replace would send what is held, and there is no other call: even refusals must wait.
             self._note(f"refusals_wait: {self._destination.type} takes nothing but the whole audience, which is held")
             return None
+        self._count_refused(state, refusals)
         made = self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
         if self._holds and (self._rules_then or frozenset()) - (self._rules or frozenset()):
             memory.keep(state, self._store, self._sync.id, bench)
@@ -373,6 +393,14 @@ class SyncRun:
         if made.interrupted:
             self._note("a run was interrupted: the next sync mends it first, so its counts may differ")
         return made
+
+    def _count_refused(self, state: Session, refusals: Refusals | None) -> None:
+        """How many refuse whom an audience holds that nothing can be sent to."""
+        table = refusals.table if refusals is not None else None
+        owner = current(state, self._store, (self._sync.id, *self._sync.former_ids))
+        self._has_left = self._store.newest(state, owner, left.KIND) is not None
+        self._left = left.count(state, self._store, owner, table)
+        self._waiting = left.waiting(state, read_ledger(state, self._store, owner), table)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -481,7 +509,7 @@ class SyncRun:
         successor = resolver.successor(self._sync) if self._sync.gone == "adopt" else None
         if self._sync.gone == "adopt" and successor is None:
             return False
-        before = resolver.give_up(self._sync, "gone")
+        before = resolver.give_up(self._sync, "gone", stays=bool(ended))
         if successor is not None:
             resolver.take(self._sync, successor)
         self._started_over = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbt_segments.state import ledger as ledgers
-from dbt_segments.state import memory
+from dbt_segments.state import left, memory
 from dbt_segments.state import pending as pendings
 from dbt_segments.state.ledger import Ledger
 from dbt_segments.state.store import Store
@@ -11,7 +11,7 @@ from dbt_segments.warehouse import Session
 
 
 def in_use(session: Session, store: Store, owner: str) -> set[str]:
-    """Names of the tables that the newest ledger, the open generations and the memory of a sync's id refer to.
+    """Names of the tables that the newest ledger, the open generations, the memory and what was left behind refer to.
 
     Those of its heirs are among them: a renamed model goes on with the very tables of its former id, while an older
     deployment may still be syncing under that one.
@@ -21,10 +21,10 @@ def in_use(session: Session, store: Store, owner: str) -> set[str]:
 
 def _named_by(session: Session, store: Store, owner: str) -> set[str]:
     pointer = store.newest(session, owner, ledgers.KIND)
-    remembered = store.newest(session, owner, memory.KIND)
     ledger = Ledger(pointer, "", "")
     generations = store.pointers_since(session, owner, pendings.KIND, ledger.through, ledger.open)
-    found = [one for one in (pointer, remembered, *generations) if one is not None]
+    kept = (store.newest(session, owner, kind) for kind in (memory.KIND, left.KIND))
+    found = [one for one in (pointer, *kept, *generations) if one is not None]
     return {name for one in found for name in one.tables.values()}
 
 

@@ -37,6 +37,7 @@ KINDS = (
     "units",
     "fate",
     "keys",
+    "left",
     "lock",
     "rows",
     "seen",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import adopt, prune
+from dbt_segments import adopt, pipeline, prune
 from dbt_segments.audiences import AudienceHeldError
 from dbt_segments.sandbox.server import build, serve
 from tests.one_click import case_linkedin, case_reddit, case_tiktok
@@ -110,6 +110,44 @@ def test_what_ends_again_is_not_made_again(shop: Ended) -> None:
         assert (again.status, again.exit_code) == ("failed", 1), again
         assert any("once in 30 days" in note for note in again.notes), again.notes
     assert len(shop.world.audiences()) == 2
+
+
+@pytest.mark.parametrize("shop", [ENDS[0], ENDS[3]], indirect=True)
+def test_who_refuses_and_is_in_an_audience_that_was_left_behind_is_told(shop: Ended) -> None:
+    """In each result and in `status`, with the number and the audience, until that is deleted at the platform."""
+    world = shop.world
+    world.suppress = ["opt_outs"]
+    world.opt_outs([])
+    (old,) = world.audiences()
+    world.variables["gone"] = "recreate"
+    assert not any("refusals_wait" in note for note in shop.sync().notes)
+    world.opt_outs([1, 3])
+    said = f"warning: refusals_wait: 1 member who refused is still in audience {old['id']} ({old['name']})"
+    for status in ("success", "noop"):
+        result = shop.sync()
+        assert (result.status, [note for note in result.notes if note.startswith(said)] != []) == (status, True), result
+        (line,) = pipeline.status(world.request()).syncs
+        assert any(note.startswith(said) for note in line.notes), line.notes
+    assert world.serving is not None
+    world.serving.sandbox.platforms[shop.case.name].audiences[old["id"]].deleted = True
+    for _ in range(2):
+        result = shop.sync()
+        assert (result.status, [note for note in result.notes if "refusals_wait" in note]) == ("noop", []), result
+    (line,) = pipeline.status(world.request()).syncs
+    assert not any("refusals_wait" in note for note in line.notes), line.notes
+
+
+@pytest.mark.parametrize("shop", [ENDS[0], ENDS[4]], indirect=True)
+def test_a_failing_sync_says_that_refusals_wait(shop: Ended) -> None:
+    """Where no other audience is made, its members stay in the one that ended: the reason and `status` say how many."""
+    world = shop.world
+    world.suppress = ["opt_outs"]
+    world.opt_outs([2])
+    result = shop.sync()
+    assert result.status == "failed"
+    assert "refusals_wait: it still holds 1 member who refused: delete it there" in result.reason
+    (line,) = pipeline.status(world.request()).syncs
+    assert any("refusals_wait" in note for note in line.notes), line.notes
 
 
 @pytest.mark.parametrize("shop", [ENDS[0], ENDS[3], ENDS[4]], indirect=True)
