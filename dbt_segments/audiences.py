@@ -263,7 +263,7 @@ class Resolver:
     def unattended(self, sync: Sync, audience: Audience) -> GoneError | None:
         """What is wrong where somebody took away at the platform what `attend` made; None where it is there.
 
-        By `gone: recreate` it counts as never made, so that `attend` makes it again. Members are not touched.
+        By `gone: recreate` it counts as never made from now on, and `attend` makes it again. Members are not touched.
         Raises DestinationError where the platform does not say.
         """
         if not self._destination.attends or audience.account != self._destination.account():
@@ -275,7 +275,6 @@ class Resolver:
             return None
         if sync.gone == "recreate":
             self._record(sync, audience, "unattended", audience.mark)
-            return None
         return GoneError(
             f"what ads target was taken away at the platform; {audience.name} ({audience.id}), which it was made from, "
             "is kept right",

@@ -305,10 +305,9 @@ class SyncRun:
             return replace(result, notes=(*result.notes, error.message))
         if lost is None:
             return result
-        if result.exit_code:
-            return replace(result, notes=(*result.notes, lost.message))
-        notes = (*result.notes, *([lost.hint] if lost.hint else []))
-        return replace(result, status="partial", reason=_said(lost), exit_code=1, notes=notes)
+        if self._sync.gone == "recreate":
+            return replace(result, notes=(*result.notes, f"{lost.message}: it is made again"))
+        return _to_be_read(result, [_said(lost)], lost.hint)
 
     def _judge(self, result: SyncResult, delivery: Delivery, unconfirmed: int) -> SyncResult:
         """Status and exit code of a run that sent something; a held sync stays held, whatever its refusals did."""
@@ -328,7 +327,7 @@ class SyncRun:
             status: Status = "partial" if done else "failed"
             return replace(result, status=status, reason=_said(error), exit_code=error.exit_code)
         if delivery.unattributed or rejected > ALLOWED_REJECTS * max(1, done + rejected):
-            reason = f"rejects: the destination refused {rejected:,} members"
+            reason = f"rejects: the destination refused {count_of(rejected, 'member')}"
             return replace(result, status="partial", reason=reason, exit_code=1)
         if counts.pending and not running:
             return replace(result, status="partial", reason="pending: some members wait for the next run", exit_code=3)
@@ -580,15 +579,26 @@ def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
     if ended.lost:
         said.append(f"job_failed: a job of an earlier run ended without an outcome ({', '.join(ended.lost)})")
     if ended.unattributed:
-        said.append(f"rejects: a job of an earlier run refused {ended.unattributed:,} members without naming them")
+        refused = count_of(ended.unattributed, "member")
+        said.append(f"rejects: a job of an earlier run refused {refused} without naming them")
     notes = (
         [f"{count_of(ended.refused, 'member')} of an earlier run refused when its job ended"] if ended.refused else []
     )
-    if not said:
-        return replace(result, notes=(*result.notes, *notes))
-    if result.exit_code:
-        return replace(result, notes=(*result.notes, *notes, *said))
-    return replace(result, status="partial", reason="; ".join(said), exit_code=1, notes=(*result.notes, *notes))
+    result = replace(result, notes=(*result.notes, *notes))
+    return _to_be_read(result, said) if said else result
+
+
+def _to_be_read(result: SyncResult, said: list[str], hint: str | None = None) -> SyncResult:
+    """The result of a run that learned of something that will not pass by itself, whatever else has become of it.
+
+    What may pass (exit code 3) is said after it; what needs reading as well keeps its reason.
+    """
+    notes = (*result.notes, *([hint] if hint else []))
+    if result.exit_code in (0, 3):
+        status: Status = "failed" if result.status == "failed" else "partial"
+        reason = "; ".join([*said, *([result.reason] if result.reason else [])])
+        return replace(result, status=status, reason=reason, exit_code=1, notes=notes)
+    return replace(result, notes=(*notes, *said))
 
 
 def _said(error: DestinationError) -> str:

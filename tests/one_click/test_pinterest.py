@@ -170,11 +170,26 @@ def test_an_audience_that_is_removed_while_its_list_stays(world: World, policy: 
     again = policy == "recreate"
     assert (result.status, result.exit_code) == (("success", 0) if again else ("partial", 1)), result
     assert len(platform(world).report()["targets"]) == (1 if again else 0)
+    assert any("taken away" in note and "made again" in note for note in result.notes) == again, result.notes
     if again:
         assert (world.sync().requests, result.counts.added) == (0, 10)
         return
     assert f"VIP buyers ({made['id']})" in result.reason
     assert any("beside `to: pinterest` in the meta of vip" in note for note in result.notes), result.notes
+
+
+def test_a_missing_audience_needs_reading_whatever_waits_besides(world: World) -> None:
+    """Pinterest has trouble, which may pass; that the audience is missing does not: the exit code is not 3."""
+    have(world, 100)
+    world.sync()
+    platform(world).targets.clear()
+    assert world.serving is not None
+    world.serving.sandbox.faults.add({"kind": "status", "status": 503, "match": {"op": "add"}, "times": 20})
+    have(world, 110)
+    result = world.sync()
+    assert (result.exit_code, result.status) == (1, "failed"), result
+    assert "unattended: what ads target was taken away" in result.reason
+    assert "503" in result.reason
 
 
 def test_an_audience_that_cannot_be_made_again_yet_is_asked_for_until_it_can(world: World) -> None:
