@@ -69,6 +69,18 @@ def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
     return None
 
 
+def is_attended(session: Session, store: Store, sync: Sync, audience: Audience) -> bool:
+    """Whether what the platform wants besides this audience was there when last looked for."""
+    table, ids = store.table("audiences"), (sync.id, *sync.former_ids)
+    events = session.rows(
+        f"select event from {table} a where event in ('attended', 'unattended') and not {_is_over(table, ids)} "
+        f"and sync_id in {in_list(ids)} and audience_id = ? and account = ? "
+        "order by recorded_at desc, token desc, event desc limit 1",
+        [audience.id, audience.account],
+    )
+    return events == [("attended",)]
+
+
 def _is_over(table: str, ids: Iterable[str]) -> str:
     """Condition on a row `a` of `audiences`: what it tells of was found gone, or deleted by us, afterwards."""
     return (
@@ -251,7 +263,7 @@ class Resolver:
             return None
         try:
             with self._session() as session:
-                if self._is_attended(session, sync, audience):
+                if is_attended(session, self._store, sync, audience):
                     return None
             missing = self._play(self._destination.attend(audience))
             if missing is None:
@@ -269,28 +281,13 @@ class Resolver:
         if not self._destination.attends or audience.account != self._destination.account():
             return None
         with self._session() as session:
-            if not self._is_attended(session, sync, audience):
+            if not is_attended(session, self._store, sync, audience):
                 return None
         if self._play(self._destination.is_attended(audience)):
             return None
         if sync.gone == "recreate":
             self._record(sync, audience, "unattended", audience.mark)
-        return GoneError(
-            f"what ads target was taken away at the platform; {audience.name} ({audience.id}), which it was made from, "
-            "is kept right",
-            code="unattended",
-            hint=f"make another one over it at the platform, or set `gone: recreate`; {_where(sync)}",
-        )
-
-    def _is_attended(self, session: Session, sync: Sync, audience: Audience) -> bool:
-        table, ids = self._store.table("audiences"), (sync.id, *sync.former_ids)
-        events = session.rows(
-            f"select event from {table} a where event in ('attended', 'unattended') and not {_is_over(table, ids)} "
-            f"and sync_id in {in_list(ids)} and audience_id = ? and account = ? "
-            "order by recorded_at desc, token desc, event desc limit 1",
-            [audience.id, audience.account],
-        )
-        return events == [("attended",)]
+        return untargeted(sync, audience)
 
     def _adopt(self, sync: Sync, audience: Audience, *, without_history: bool = False) -> Audience:
         """Take over an audience that the user named; one with another state's mark only without its history.
@@ -464,6 +461,16 @@ def gone(error: GoneError, sync: Sync, audience: Audience, waiting: int = 0) -> 
         if waiting:
             said += f"; refusals_wait: it still holds {count_of(waiting, 'member')} who refused: delete it there"
     return GoneError(f"{sync.id}: {said}", code=error.code, hint=_remedy(sync), ended=error.ended)
+
+
+def untargeted(sync: Sync, audience: Audience) -> GoneError:
+    """What is wrong where somebody took away what ads target, and left what it was made from."""
+    return GoneError(
+        f"what ads target was taken away at the platform; {audience.name} ({audience.id}), which it was made from, "
+        "is kept right",
+        code="unattended",
+        hint=f"make another one over it at the platform, or set `gone: recreate`; {_where(sync)}",
+    )
 
 
 def _remedy(sync: Sync) -> str:

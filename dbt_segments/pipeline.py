@@ -165,6 +165,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                     done = {one.sync_id for one in results if one.status in ("success", "noop", "partial")}
                     asked = [item for item in project.syncs if item.id in done]
                     sizes.refresh(project, asked, request.lock_timeout_s, told)
+                    results[:] = record.with_amiss(project, results, request.lock_timeout_s)
                     record.note_disabled(project, run_id, request.lock_timeout_s, progress)
                     owners.prune_daily(project, request.lock_timeout_s, told)
                 except SegmentsError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -125,6 +125,17 @@ def write_results(target_path: Path, run: RunResult, error: SegmentsError | None
     temporary.replace(target_path / report.RESULTS_FILE)
 
 
+def with_amiss(project: Project, results: Sequence[SyncResult], lock_timeout_s: float) -> tuple[SyncResult, ...]:
+    """The results of a run with what is wrong with audiences that nothing was sent to."""
+    syncs = {sync.id: sync for sync in project.syncs}
+    with project.state.session(lock_timeout_s=lock_timeout_s) as session:
+        found = (
+            sizes.amiss(session, project.store, syncs[one.sync_id]) if one.status in ("noop", "skipped") else ()
+            for one in results
+        )
+        return tuple(replace(one, notes=(*one.notes, *notes)) for one, notes in zip(results, found, strict=True))
+
+
 def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
     """When the newest run that left nothing to do began; aware, UTC.
 
@@ -205,6 +216,7 @@ def _status(session: Session, project: Project, sync: Sync, now: datetime) -> St
     notes += [str(problem) for problem in sync.connection.problems]
     measure = sizes.newest(session, store, sync)
     cls = destinations.get(sync.connection.type) if sync.connection.type else None
+    notes += sizes.amiss(session, store, sync)
     if known is not None and cls is not None and not cls.records:
         notes += sizes.said(cls, measure, sizes.last_change(session, store, sync), now)
     return StatusRow(

@@ -198,6 +198,7 @@ def _result(sync: SyncResult) -> dict[str, Any]:
         "retries": sync.retries,
         "bytes_sent": sync.bytes_sent,
         "elapsed_s": round(sync.elapsed_s, 3),
+        "notes": list(sync.notes),
     }
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from dbt_segments import cadence
-from dbt_segments.audiences import gone, recorded
+from dbt_segments.audiences import gone, is_attended, recorded, untargeted
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Audience, Destination, Size
 from dbt_segments.errors import DestinationError, GoneError
@@ -28,6 +28,8 @@ from dbt_segments.warehouse import Session
 SETTLES_H = 24
 # A daily job begins its next run a little less than a day after the last change of the one before.
 _TOLERANCE = timedelta(hours=1)
+# What `status` of a row says where ads cannot use the audience, whatever the platform calls it.
+_GONE, _ENDED, _UNATTENDED = "gone", "ended: ", "unattended"
 _BUDGET = Budget(tries=2, wait_s=10.0)
 
 
@@ -54,6 +56,7 @@ class _Due:
     audience: Audience
     members: int
     settled: bool
+    attended: bool
 
 
 def settles_after(cls: type[Destination]) -> timedelta:
@@ -127,7 +130,8 @@ def _due(session: Session, project: Project, sync: Sync, now: datetime) -> _Due 
     changed = last_change(session, store, sync)
     settled = changed is None or now - changed >= settles_after(cls) - _TOLERANCE
     present = by_status(session, read_ledger(session, store, sync.id)).get("present", 0)
-    return _Due(sync, known.audience, present, settled)
+    attended = cls.attends and is_attended(session, store, sync, known.audience)
+    return _Due(sync, known.audience, present, settled, attended)
 
 
 def _ask(due: list[_Due], tell: Callable[[str], None]) -> list[tuple[_Due, Size]]:
@@ -139,16 +143,17 @@ def _ask(due: list[_Due], tell: Callable[[str], None]) -> list[tuple[_Due, Size]
         for one in due:
             try:
                 size = sender.play(destination.size(one.audience))
+                if size.ended:
+                    size = replace(size, status=_ENDED + size.ended)
+                elif one.attended and not sender.play(destination.is_attended(one.audience)):
+                    size = replace(size, status=_UNATTENDED)
             except NotImplementedError:
                 return []
-            except GoneError as error:
-                tell(f"warning: {gone(error, one.sync, one.audience).message}")
-                continue
+            except GoneError:
+                size = Size(status=_GONE)
             except DestinationError as error:
                 tell(f"warning: {one.sync.id}: its size could not be read: {error.message}")
                 break
-            if size.ended:
-                tell(f"warning: {gone(GoneError('', ended=size.ended), one.sync, one.audience).message}")
             found.append((one, size))
     return found
 
@@ -170,6 +175,34 @@ def _size_row(one: _Due, size: Size) -> dict[str, object]:
 
 
 # -- what is said of them -------------------------------------------------------------------------------------
+
+
+def amiss(session: Session, store: Store, sync: Sync) -> tuple[str, ...]:
+    """The warning and its remedy where ads cannot use the sync's audience, as it was when last asked for.
+
+    Said in every run until the platform says otherwise, or members are sent again, which asks itself.
+    """
+    known = None if sync.connection.problems else recorded(session, store, sync)
+    if known is None or not known.audience.id:
+        return ()
+    rows = session.rows(
+        f"select status, recorded_at from {store.table('audience_sizes')} "
+        f"where sync_id in {in_list((sync.id, *sync.former_ids))} and audience_id = ? "
+        "order by recorded_at desc limit 1",
+        [known.audience.id],
+    )
+    status = str(rows[0][0] or "") if rows else ""
+    if status == _UNATTENDED:
+        error = untargeted(sync, known.audience)
+    elif status == _GONE or status.startswith(_ENDED):
+        ended = status.removeprefix(_ENDED) if status.startswith(_ENDED) else ""
+        error = gone(GoneError("", ended=ended), sync, known.audience)
+    else:
+        return ()
+    changed = last_change(session, store, sync)
+    if changed is not None and changed > rows[0][1].replace(tzinfo=timezone.utc):
+        return ()
+    return (f"warning: {error.message}", *([error.hint] if error.hint else []))
 
 
 def too_few(cls: type[Destination], members: int) -> str | None:

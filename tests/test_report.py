@@ -157,6 +157,7 @@ def test_results_have_the_documented_shape() -> None:
                 "retries": 1,
                 "bytes_sent": 123456,
                 "elapsed_s": 1.841,
+                "notes": ["rejected: phone too short (2), email empty (1)"],
             }
         ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -143,7 +144,18 @@ def test_a_size_of_an_audience_that_is_gone_is_told(world: World, clock: Clock) 
     assert world.serving is not None
     for audience in world.serving.sandbox.platforms["scripted-platform"].audiences.values():
         audience.deleted = True
-    told: list[str] = []
-    run = pipeline.sync(world.request(), lambda sync_id, text: told.append(text))
-    assert [one.status for one in run.syncs] == ["noop"]
-    assert any("warning: shop.vip.acme: audience " in text and "no longer exists" in text for text in told), told
+    for _ in range(2):
+        result = world.sync()
+        assert result.status == "noop"
+        said = [note for note in result.notes if note.startswith("warning: shop.vip.acme: audience ")]
+        assert ["no longer exists" in note for note in said] == [True], result.notes
+        assert any("gone: recreate" in note for note in result.notes), result.notes
+    assert len(world.calls("get")) == 1, "asked for once a day"
+    assert world.state("audience_sizes", "size_lower, status") == [(None, "gone")]
+    assert any("no longer exists" in note for note in status(world).notes)
+    written = json.loads((world.project.path / "target" / "dbt_segments_results.json").read_text())
+    assert any("no longer exists" in note for note in written["syncs"][0]["notes"])
+    for audience in world.serving.sandbox.platforms["scripted-platform"].audiences.values():
+        audience.deleted = False
+    clock.pass_(days=1)
+    assert not any("no longer exists" in note for note in (*world.sync().notes, *status(world).notes))

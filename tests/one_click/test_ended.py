@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dbt_segments import adopt, pipeline, prune
+from dbt_segments import adopt, pipeline, prune, sizes
 from dbt_segments.audiences import AudienceHeldError
 from dbt_segments.sandbox.server import build, serve
 from tests.one_click import case_linkedin, case_reddit, case_tiktok
@@ -110,6 +111,26 @@ def test_what_ends_again_is_not_made_again(shop: Ended) -> None:
         assert (again.status, again.exit_code) == ("failed", 1), again
         assert any("once in 30 days" in note for note in again.notes), again.notes
     assert len(shop.world.audiences()) == 2
+
+
+@pytest.mark.parametrize("shop", [ENDS[3]], indirect=True)
+def test_a_sync_with_nothing_to_send_says_that_its_audience_has_ended(
+    shop: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the day on that its size is asked for, in each result and in `status`, until another one is made."""
+    monkeypatch.setattr(sizes, "settles_after", lambda cls: timedelta(hours=-2))
+    shop.have([ADA, BOB])
+    for _ in range(2):
+        result = shop.sync()
+        said = [note for note in result.notes if f"calls it {shop.word}" in note]
+        assert (result.status, len(said)) == ("noop", 1), result
+        (line,) = pipeline.status(shop.world.request()).syncs
+        assert said[0] in line.notes
+    shop.world.variables["gone"] = "recreate"
+    shop.have([ADA, BOB, CY])
+    assert shop.sync().status == "success"
+    (line,) = pipeline.status(shop.world.request()).syncs
+    assert not any(shop.word in note for note in (*shop.sync().notes, *line.notes))
 
 
 @pytest.mark.parametrize("shop", [ENDS[0], ENDS[3]], indirect=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dbt_segments import prune, retry
+from dbt_segments import pipeline, prune, retry, sizes
 from dbt_segments.sandbox.server import build, serve
 from tests.one_click.case_pinterest import CASE
 from tests.projects import DuckDBWarehouse
@@ -176,6 +177,20 @@ def test_an_audience_that_is_removed_while_its_list_stays(world: World, policy: 
         return
     assert f"VIP buyers ({made['id']})" in result.reason
     assert any("beside `to: pinterest` in the meta of vip" in note for note in result.notes), result.notes
+
+
+def test_a_missing_audience_is_told_where_nothing_is_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it was asked for, in each result and in `status`."""
+    have(world, 100)
+    world.sync()
+    platform(world).targets.clear()
+    monkeypatch.setattr(sizes, "settles_after", lambda cls: timedelta(hours=-2))
+    for _ in range(2):
+        result = world.sync()
+        assert (result.status, result.requests) == ("noop", 0), result
+        assert any(note.startswith("warning: what ads target was taken away") for note in result.notes), result.notes
+    (line,) = pipeline.status(world.request()).syncs
+    assert any("taken away" in note for note in line.notes), line.notes
 
 
 def test_a_missing_audience_needs_reading_whatever_waits_besides(world: World) -> None:
