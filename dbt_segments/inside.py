@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,9 @@ def sync_built(command: Command) -> int:
         return _sync(command, options, fails)
     except SegmentsError as error:
         _say(error.message + (f"\nhint: {error.hint}" if error.hint else ""), fails)
-        _write_error(options.target_path, error)
+        from dbt_segments import record
+
+        record.write_error(options.target_path, error, lambda text: tell(text, "warn"))
         code = error.exit_code
     except Exception as error:
         _say(report.bug_text(error), fails)
@@ -57,8 +58,7 @@ def _fails(settings: ProjectSettings, options: Options, command: Command) -> boo
 
 def _sync(command: Command, options: Options, fails: bool) -> int:
     """The sync itself. Raises SegmentsError where it cannot start, and whatever is a bug."""
-    results = options.target_path / report.RESULTS_FILE
-    results.unlink(missing_ok=True)  # it would tell of an earlier command
+    (options.target_path / report.RESULTS_FILE).unlink(missing_ok=True)  # it would tell of an earlier command
     asked = command.wrapper is not None
     if not command.flags.WRITE_JSON:
         _say("nothing is synced, because --no-write-json leaves no manifest.json; run dbt without it", asked)
@@ -126,14 +126,3 @@ def _needs_reading(sync: SyncResult) -> bool:
 
 def _say(text: str, fails: bool) -> None:
     tell(text, "error" if fails else "warn")
-
-
-def _write_error(target_path: Path, error: SegmentsError) -> None:
-    """Why there was no sync, for who reads the results file and not dbt's log."""
-    from dbt_segments import record
-
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    try:
-        record.write_results(target_path, RunResult("", now, 0.0, ()), error)
-    except OSError as trouble:
-        tell(f"{report.RESULTS_FILE} could not be written: {trouble.strerror}", "warn")

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from dbt_segments import cadence, inventory, membership, owners, record, sizes
+from dbt_segments import cadence, inventory, membership, owners, record, report, sizes
 from dbt_segments import project as projects
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Destination
@@ -89,8 +89,17 @@ def fix(request: Request) -> tuple[Registry, list[Problem], list[Missing]]:
 
 
 def sync(request: Request, progress: Progress) -> RunResult:
-    """Bring every selected and due audience up to date; the results are written to `target/` too."""
-    return _run(request, progress, sends=True)[0]
+    """Bring every selected and due audience up to date; the results are written to `target/` too.
+
+    A run that could not start leaves why in that file, and never the results of an earlier one.
+    """
+    target = request.options.target_path
+    (target / report.RESULTS_FILE).unlink(missing_ok=True)
+    try:
+        return _run(request, progress, sends=True)[0]
+    except SegmentsError as error:
+        record.write_error(target, error, functools.partial(progress, ""))
+        raise
 
 
 def plan(request: Request, progress: Progress) -> PlanResult:
@@ -135,7 +144,9 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
         _check_released("--allow-removals", request.allow_removals, project.registry.syncs)
         _check_released("--lift-refusals", request.lift_refusals, project.registry.syncs)
         chosen = [item for item in project.syncs if request.means(item)]
-        _check_connections(chosen)
+        unusable = _unusable(chosen)
+        if unusable is not None and not sending:
+            raise unusable
         if sending:
             owners.grant_reading(project, request.lock_timeout_s)
         with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
@@ -175,9 +186,11 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
                     bug = bug or error
         run = RunResult(run_id, started.isoformat(timespec="seconds"), time.monotonic() - clock, tuple(results))
         if sends:
-            record.write_results(project.options.target_path, run)
+            record.write_results(project.options.target_path, run, unusable)
     if bug is not None:
         raise bug
+    if unusable is not None:
+        raise unusable
     return run, requests
 
 
@@ -208,10 +221,11 @@ def _check_released(option: str, names: tuple[str, ...], syncs: Iterable[Sync]) 
             )
 
 
-def _check_connections(chosen: list[Sync]) -> None:
-    """Raises ConfigError where not one of the chosen syncs has a connection that can be used: nothing would start."""
+def _unusable(chosen: list[Sync]) -> ConfigError | None:
+    """What is wrong where not one of the chosen syncs has a connection that can be used: nothing is sent."""
     if chosen and all(item.connection.problems for item in chosen):
-        raise ConfigError(problems=tuple(dict.fromkeys(one for item in chosen for one in item.connection.problems)))
+        return ConfigError(problems=tuple(dict.fromkeys(one for item in chosen for one in item.connection.problems)))
+    return None
 
 
 class _Turn:

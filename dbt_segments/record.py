@@ -136,6 +136,17 @@ def with_amiss(project: Project, results: Sequence[SyncResult], lock_timeout_s: 
         return tuple(replace(one, notes=(*one.notes, *notes)) for one, notes in zip(results, found, strict=True))
 
 
+def write_error(target_path: Path, error: SegmentsError, tell: Callable[[str], None]) -> None:
+    """Write why a run did not start, unless its results file is there already. A failure to do so is told."""
+    if (target_path / report.RESULTS_FILE).exists():
+        return
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        write_results(target_path, RunResult("", now, 0.0, ()), error)
+    except OSError as trouble:
+        tell(f"warning: {report.RESULTS_FILE} could not be written: {trouble.strerror}")
+
+
 def last_success(session: Session, store: Store, sync: Sync) -> datetime | None:
     """When the newest run that left nothing to do began; aware, UTC.
 

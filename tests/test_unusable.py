@@ -16,7 +16,7 @@ from dbt_segments import pipeline
 from dbt_segments.cli import main
 from dbt_segments.connections import read_connections
 from dbt_segments.destinations import registry
-from dbt_segments.errors import ConfigError
+from dbt_segments.errors import ConfigError, ManifestError
 from tests.projects import Warehouse
 from tests.world import World, email, make_world, sandbox
 
@@ -93,9 +93,27 @@ def test_a_run_without_any_usable_connection_does_not_start(world: World) -> Non
     for word in ("plan", "sync"):
         done = call(world, word)
         assert done.exit_code == 2
-        assert done.stderr.count("NO_SUCH_TOKEN is not set") == 2
+        assert done.stderr.count("NO_SUCH_TOKEN is not set") == 2, done.stderr
     assert call(world, "audiences", "adopt", "shop.vip.meta", "--id", "1").exit_code == 2
     assert world.calls() == []
+
+
+def test_a_run_without_any_usable_connection_leaves_no_earlier_success(world: World) -> None:
+    """Its results file and its rows in `sync_runs` say that it failed; where there is not even a manifest, the file."""
+    path = world.project.path / "target" / "dbt_segments_results.json"
+    assert call(world, "sync").exit_code == 0
+    world.connections = {"meta": UNSET, "other": UNSET}
+    assert call(world, "sync").exit_code == 2
+    written = json.loads(path.read_text())
+    assert [one["status"] for one in written["syncs"]] == ["failed", "failed"]
+    assert (written["error"]["exit_code"], "NO_SUCH_TOKEN" in written["error"]["message"]) == (2, True)
+    assert world.state("sync_runs", "status", "1 = 1 order by finished_at") == [("success",)] * 2 + [("failed",)] * 2
+    options = world.request()
+    (world.project.path / "target" / "manifest.json").unlink()
+    with pytest.raises(ManifestError):
+        pipeline.sync(options, lambda sync_id, text: None)
+    written = json.loads(path.read_text())
+    assert (written["syncs"], "manifest" in written["error"]["message"]) == ([], True)
 
 
 def test_a_suppression_model_that_is_not_there_stops_its_connection(world: World) -> None:
