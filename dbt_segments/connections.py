@@ -7,7 +7,8 @@ Problems are kept by connection, so that one that nobody uses does not need its 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from pydantic import ValidationError
 from dbt_segments.destinations import registry
 from dbt_segments.destinations.base import ConnectionSettings, Destination
 from dbt_segments.errors import ConfigError, Problem
-from dbt_segments.spelling import mistakes
+from dbt_segments.spelling import mistakes, nearest
 from dbt_segments.values import Connection
+
+_WORD = re.compile(r"(?=.{1,32}$)[A-Za-z]+([_-][A-Za-z]+)*")
+_VARIABLE = re.compile(r"(?=.{1,80}$)[A-Za-z_]+[A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"`{twice}` stands there twice", node.start_mark)
+            said = f"`{twice}` stands" if _is_a_word(str(twice)) else "a key stands"
+            raise yaml.constructor.ConstructorError(None, None, f"{said} there twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -110,6 +115,7 @@ class _Reader:
         self.file, self.name, self.env, self.folder = file, name, env, folder
         self.problems: list[Problem] = []
         self.type: type[Destination] | None = None
+        self.known: tuple[str, ...] = ()  # settings of its type
         self.unset: set[str] = set()  # top-level keys whose value could not be rendered or is empty
 
     def read(self, raw: Any) -> Connection | None:
@@ -117,13 +123,16 @@ class _Reader:
         if not isinstance(raw if raw is not None else {}, dict):
             self._problem("", "must be a mapping of settings")
             return None
+        self.known = _fields_of(str((raw or {}).get("type") or self.name))
         rendered = {str(key): self._render(value, str(key)) for key, value in (raw or {}).items()}
         settings = {key: value for key, value in rendered.items() if key not in self.unset}
         type_name = str(settings.pop("type", None) or self.name)
         try:
             self.type = registry.get(type_name)
         except ConfigError as error:
-            self._problem("type", error.message, error.hint or "")
+            hint = error.hint or ""
+            shown = type_name not in error.message or hint.startswith("did you mean")
+            self._problem("type", error.message if shown else "is no destination type", hint)
             return None
         validated = self._validate(settings, self.type)
         if validated is None or self.problems:
@@ -131,7 +140,15 @@ class _Reader:
         return Connection(self.name, self.type.type, validated.below(self.folder))
 
     def _problem(self, key: str, message: str, hint: str = "") -> None:
-        self.problems.append(Problem(self.file, self.name, key, message, hint))
+        self.problems.append(Problem(self.file, self.name, self._shown(key), message, hint))
+
+    def _shown(self, key: str) -> str:
+        """The key without what may be a value that stands in the wrong place: a secret may have been pasted there."""
+        return ".".join(part if self._is_a_name(part) else "..." for part in key.split("."))
+
+    def _is_a_name(self, part: str) -> bool:
+        word = part.partition("[")[0]
+        return word in self.known or _is_a_word(word) or bool(nearest(word, self.known))
 
     def _render(self, value: Any, key: str) -> Any:
         """The value with every text in it rendered; `self.unset` tells of texts that come to nothing."""
@@ -155,9 +172,13 @@ class _Reader:
         try:
             return environment.from_string(text).render()
         except _MissingVariable as error:
-            self._problem(key, f"environment variable {error} is not set", f"set {error}, or give env_var() a default")
+            shown = _VARIABLE.fullmatch(str(error)) is not None
+            said = f"environment variable {error} is not set" if shown else "an environment variable is not set"
+            self._problem(key, said, f"set {error if shown else 'it'}, or give env_var() a default")
         except UndefinedError as error:
-            self._problem(key, f"{error.message}", "only env_var() is known here")
+            word = re.search(r"'(.+)' is undefined", error.message or "")
+            said = f"'{word[1]}' is undefined" if word and _is_a_word(word[1]) else "holds a name that is not defined"
+            self._problem(key, said, "only env_var() is known here")
         except (TemplateError, TypeError, ValueError, ArithmeticError):
             self._problem(key, "is not valid Jinja", "as in \"{{ env_var('NAME') }}\"")
         return ""
@@ -204,6 +225,20 @@ class _Reader:
             self._problem("token_url", said, f"name where tokens are fetched; the platform's own is {real}")
 
 
+def _fields_of(type_name: str) -> tuple[str, ...]:
+    """The settings of a type; none where there is no such type."""
+    try:
+        fields = registry.get(type_name).settings_model.model_fields
+    except ConfigError:
+        return ()
+    return tuple(field.alias or name for name, field in fields.items())
+
+
+def _is_a_word(text: str) -> bool:
+    """Whether this is a name and surely no secret: letters and underscores, of no great length."""
+    return _WORD.fullmatch(text) is not None
+
+
 def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
@@ -233,8 +268,18 @@ def _is_loopback(host: str) -> bool:
 
 def _without_values(message: str, settings: Mapping[str, Any]) -> str:
     """The message, unless a destination's own check has put a setting's value into it."""
-    values = [value for value in settings.values() if isinstance(value, str) and len(value) > 3]
-    return "is not valid" if any(value in message for value in values) else message
+    return "is not valid" if any(len(value) > 3 and value in message for value in _texts(settings)) else message
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in the values of nested settings."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _yaml_words(error: yaml.YAMLError) -> str:

@@ -71,6 +71,48 @@ def test_only_the_syncs_of_a_broken_connection_fail(world: World, how: str) -> N
     assert (mended.status, mended.counts.added) == ("success", 2)
 
 
+PASTED = "EAAB9x7QsecretZ0Zk41"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"type": PASTED},
+        {"type": "meta", PASTED: "x"},
+        {"type": "meta", PASTED: "{{ nothing }}"},
+        {"type": "meta", "access_token": f"{{{{ {PASTED} }}}}"},
+        {"type": "meta", "access_token": f"{{{{ env_var('{PASTED}/x=') }}}}"},
+        {"type": "meta", "access_token": [PASTED]},
+        {"type": "meta", "access_token": {PASTED: PASTED}},
+    ],
+)
+def test_a_pasted_secret_is_neither_shown_nor_kept(world: World, settings: dict[str, Any]) -> None:
+    """Wherever in a connection it stands by mistake: as a type, a key, a variable's name or a value of a wrong kind."""
+    world.connections["other"] = settings
+    failed, _ = world.run().syncs
+    assert failed.reason.startswith("connection_unusable: ")
+    assert PASTED not in json.dumps(world.state("sync_runs", "reason"))
+    assert PASTED not in call(world, "validate").output + call(world, "status").output
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "https://crm.example/in", "headers": {"X-Key": PASTED, PASTED: ["x"]}},
+        {"url": f"https://u:{PASTED}@crm.example/in"},
+        {"url": PASTED},
+        {"url": "https://crm.example/in", "headers": {PASTED: "{{ nothing }}"}},
+    ],
+)
+def test_nor_is_one_in_a_nested_setting(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Names of headers, credentials in a URL and a URL that is none are not shown."""
+    path = tmp_path / "destinations.yml"
+    path.write_text(yaml.safe_dump({"hook": {"type": "webhook", **settings}}))
+    problems = read_connections(path, {}).problems["hook"]
+    assert problems
+    assert PASTED not in " ".join(map(str, problems))
+
+
 def test_commands_that_look_need_no_secrets(world: World) -> None:
     """They end well and say which connection cannot be used; a plan of the other sync is as ever."""
     world.run()
