@@ -17,6 +17,7 @@ from dbt_segments.connections import Connections
 from dbt_segments.destinations.base import Destination, Finding
 from dbt_segments.errors import AuthError, ConfigError, DestinationError, ManifestError, Problem
 from dbt_segments.manifest import load_registry
+from dbt_segments.report import count_of
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.spelling import suggest
@@ -126,7 +127,7 @@ def _sunset(version: str, last: date, today: date) -> Finding:
     if days < 0:
         return Finding("version", False, f"{version} ended on {last}", hint)
     good = True if days > SUNSET_DAYS else None
-    return Finding("version", good, f"{version} ends on {last}, in {days} days", "" if good else hint)
+    return Finding("version", good, f"{version} ends on {last}, in {count_of(days, 'day')}", "" if good else hint)
 
 
 def _ask(destination: Destination) -> list[Finding]:
@@ -150,4 +151,4 @@ def _token(days: int) -> Finding:
     """A warning from 14 days before somebody has to consent again."""
     soon = days < TOKEN_DAYS
     hint = "connect the account again, and set the new `refresh_token`" if soon else ""
-    return Finding("token", None if soon else True, f"the refresh token ends in {days} days", hint)
+    return Finding("token", None if soon else True, f"the refresh token ends in {count_of(days, 'day')}", hint)

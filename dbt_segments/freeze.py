@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from dbt_segments.errors import ConfigError, WarehouseError
+from dbt_segments.report import count_of
 from dbt_segments.spelling import nearest
 from dbt_segments.state.store import Pointer, Store
 from dbt_segments.values import MEMBERSHIP, Entity, Model, Segment, Sync
@@ -254,7 +255,7 @@ def _unclear(session: Session, entity: Entity, column: str, said: str) -> HeldEr
         return None
     return HeldError(
         "consent_unclear",
-        f"{entity.model.name}: {count:,} values of the consent column {column} are neither a yes nor a no",
+        f"{entity.model.name}: the consent column {column} has {count_of(count, 'value')} beyond yes and no",
         hint=f"make {column} a boolean in {entity.model.name}",
     )
 
@@ -287,7 +288,7 @@ def _doubt(session: Session, entity: Entity, model: Model, keys: str, entity_key
         return None
     return HeldError(
         "suppression_keys_unknown",
-        f"{model.name}: none of its {rows} keys is a key of {entity.name}",
+        f"{model.name}: none of its {count_of(rows, 'key')} is a key of {entity.name}",
         hint=f"it must yield {entity.key} of {entity.model.name}, in the same form; if all of them were deleted, "
         f"take the model out of `suppress`",
     )
@@ -457,7 +458,7 @@ def _check_keys(session: Session, entity: Entity, key: str) -> None:
     if doubles:
         raise HeldError(
             "entity_keys_not_unique",
-            f"{entity.model.name}: {entity.key} is not unique: {doubles} of its values occur more than once",
+            f"{entity.model.name}: {entity.key} is not unique: {count_of(doubles, 'value')} more than once",
             hint="an entity has one row per key; add a unique test to it",
         )
 
@@ -474,7 +475,7 @@ def _check_unique(session: Session, entity: Entity, shape: _Shape) -> None:
         if doubles:
             raise HeldError(
                 "relation_not_many_to_one",
-                f"{entity.model.name}: relation {relation.name} finds several rows for {doubles} keys",
+                f"{entity.model.name}: relation {relation.name} finds several rows for {count_of(doubles, 'key')}",
                 hint=f"{relation.model.name}.{relation.key} must be unique",
             )
 

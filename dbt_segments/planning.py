@@ -15,6 +15,7 @@ from dbt_segments.destinations.base import Audience, Batch, Destination, Row
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
 from dbt_segments.freeze import Frozen, Refusals
 from dbt_segments.order import plan_rows
+from dbt_segments.report import count_of
 from dbt_segments.state import memory
 from dbt_segments.state.ledger import UNITS, Ledger, current, read_ledger
 from dbt_segments.state.left import EXPLICIT
@@ -210,12 +211,12 @@ def _text(destination: Destination, audience: Audience, batch: Batch) -> str:
     call = next(flow, None)
     flow.close()
     if call is None:
-        return f"({batch.total:,} members; their rows cannot be shown with masked values)"
+        return f"({count_of(batch.total, 'member')}; their rows cannot be shown with masked values)"
     body = call.body or "\n  ".join(f"{name}: {value}" for name, value in (call.form or {}).items())
     if isinstance(body, bytes):
         body = f"({len(body):,} bytes)"
     where = destination.root() + ("" if call.private else call.path)
-    head = f"{call.method} {where} ({batch.total:,} members, {batch.count} shown)"
+    head = f"{call.method} {where} ({count_of(batch.total, 'member')}, {batch.count} shown)"
     return f"{head}\n  {body}"
 
 

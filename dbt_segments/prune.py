@@ -27,6 +27,7 @@ from dbt_segments.frozens import Frozens
 from dbt_segments.inventory import ListedAudience
 from dbt_segments.planning import Plan
 from dbt_segments.project import Project
+from dbt_segments.report import count_of
 from dbt_segments.send import Sender
 from dbt_segments.settings import Options
 from dbt_segments.spelling import suggest
@@ -258,7 +259,9 @@ class _Pruner:
                 remover.note(sync, "emptied")
                 return replace(pruned, done="emptied")
             if result.status in ("success", "noop"):
-                return replace(pruned, done="waiting", note=f"{left:,} members are not confirmed yet; run it again")
+                return replace(
+                    pruned, done="waiting", note=f"not confirmed yet: {count_of(left, 'member')}; run it again"
+                )
             return replace(pruned, done="failed", note=result.reason)
 
     def _empty(self, sync: Sync, destination: Destination, sender: Sender, lock: locks.Lock) -> SyncResult:

@@ -10,6 +10,7 @@ from typing import Any
 from dbt_segments.audiences import recorded
 from dbt_segments.destinations.base import Audience, Destination, Outcome
 from dbt_segments.errors import TransientError
+from dbt_segments.report import count_of
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
 from dbt_segments.state import ledger as ledgers
@@ -196,4 +197,6 @@ def _complete(outcome: Outcome, taken: int | None) -> Outcome:
     if outcome.lost or outcome.counted is None or taken is None:
         return outcome
     missing = taken - outcome.counted - outcome.unattributed
-    return replace(outcome, lost=f"{missing} of {taken} members are missing") if missing > 0 else outcome
+    if missing <= 0:
+        return outcome
+    return replace(outcome, lost=f"missing: {missing:,} of {count_of(taken, 'member')}")

@@ -18,6 +18,7 @@ from dbt_segments.destinations import registry as destinations
 from dbt_segments.destinations.base import Audience, Destination, Size
 from dbt_segments.errors import DestinationError, GoneError
 from dbt_segments.project import Project
+from dbt_segments.report import count_of
 from dbt_segments.retry import Budget
 from dbt_segments.send import Sender
 from dbt_segments.state.ledger import by_status, read_ledger
@@ -210,7 +211,7 @@ def too_few(cls: type[Destination], members: int) -> str | None:
     if cls.minimum is None or members >= cls.minimum:
         return None
     return (
-        f"warning: below_minimum: {members:,} members would be in it; {cls.type} uses an audience from about "
+        f"warning: below_minimum: {count_of(members, 'member')} would be in it; {cls.type} uses an audience from about "
         f"{cls.minimum:,} matched people on"
     )
 

@@ -128,7 +128,7 @@ def test_members_that_are_lost_on_the_way_are_not_acknowledged(world: World, op:
     world.sync()
     told = world.sync()
     assert (told.status, told.exit_code) == ("partial", 1)
-    assert f"1 of {3 if op == 'add' else 2} members are missing" in told.reason
+    assert f"missing: 1 of {3 if op == 'add' else 2} members" in told.reason
     platform(world).policy["lose"] = 0
     results = [world.sync() for _ in range(2)]
     assert results[-1].status == "noop"

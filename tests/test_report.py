@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import report
+from dbt_segments import report, sizes
+from dbt_segments.destinations.base import Destination, Outcome
 from dbt_segments.errors import Problem
 from dbt_segments.owners import StateSize, TableSize
+from dbt_segments.recovery import Ended, _complete
 from dbt_segments.state.upkeep import Rubbish
+from dbt_segments.syncing import _with_jobs
 from dbt_segments.values import Counts, Registry, RunResult, SyncResult
 
 SENT = SyncResult(
@@ -121,6 +124,16 @@ class Line:
 def test_the_gravest_sync_decides_the_exit_code(syncs: tuple[SyncResult, ...], code: int) -> None:
     """3 only where every failure may pass; a hold or a lasting failure makes 1, a bug 2."""
     assert report.exit_code(run(*syncs)) == code
+
+
+def test_one_of_anything_is_said_in_the_singular() -> None:
+    """Wherever a count is printed, also by a stage of its own."""
+    small = type("Small", (Destination,), {"type": "small", "minimum": 5})
+    assert "below_minimum: 1 member would be in it" in str(sizes.too_few(small, 1))
+    assert _complete(Outcome(counted=0), 1).lost == "missing: 1 of 1 member"
+    jobs = _with_jobs(SENT, Ended(refused=1, unattributed=1))
+    assert jobs.reason == "rejects: a job of an earlier run refused 1 member without naming them"
+    assert "1 member of an earlier run refused when its job ended" in jobs.notes
 
 
 # -- JSON -----------------------------------------------------------------------------------------------------

@@ -98,4 +98,6 @@ def _ends(expires_at: Any) -> Finding:
         return Finding("token", True, "does not end")
     days = int((expires_at - time.time()) // 86_400)
     soon = days < SOON_DAYS
-    return Finding("token", None if soon else True, f"ends in {days} days", _NEW_TOKEN if soon else "")
+    return Finding(
+        "token", None if soon else True, f"ends in {days} day{'' if days == 1 else 's'}", _NEW_TOKEN if soon else ""
+    )
