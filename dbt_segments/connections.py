@@ -201,7 +201,7 @@ class _Reader:
                     if item.key not in told:
                         self._problem(item.key, "is empty", "is its environment variable set, but to nothing?")
                     continue
-                self._problem(item.key, _without_values(item.message, settings), item.hint)
+                self._problem(item.key, _without_values(item.message, item.key, settings), item.hint)
             return None
         self._check_urls(validated)
         self._check_token_url(validated, destination)
@@ -266,9 +266,13 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _without_values(message: str, settings: Mapping[str, Any]) -> str:
-    """The message, unless a destination's own check has put a setting's value into it."""
-    return "is not valid" if any(len(value) > 3 and value in message for value in _texts(settings)) else message
+def _without_values(message: str, key: str, settings: Mapping[str, Any]) -> str:
+    """The message, unless a destination's own check has put a value into it: that of `key`, or any if it has none."""
+    at: Any = settings
+    for part in key.split(".") if key else ():
+        at = at.get(part, at) if isinstance(at, Mapping) else at
+    quoted = (rf"(?<!\w){re.escape(value)}(?!\w)" for value in _texts(at) if len(value) > 3)
+    return "is not valid" if any(re.search(value, message) for value in quoted) else message
 
 
 def _texts(value: Any) -> Iterator[str]:

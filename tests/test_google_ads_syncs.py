@@ -248,11 +248,21 @@ def test_a_large_change_of_consent_is_held_and_named(world: World) -> None:
     assert world.sync(allow_removals=("vip",)).counts.pending == 60
 
 
-def test_a_misspelt_word_of_consent_is_told_with_the_words(world: World) -> None:
-    """It counts as a column that nobody has: told by the run, and by `validate` where the columns are known."""
-    world.connections["google_ads"]["consent"] = {"ad_user_data": "grnted", "ad_personalization": "granted"}
+@pytest.mark.parametrize("word", ["grnted", "grant", "Denied", "denid", "dennied", "CONSENT_GRNTED", "granted "])
+def test_a_misspelt_word_of_consent_is_a_mistake_of_the_file(world: World, word: str) -> None:
+    """Found without a warehouse and without knowing any column, with the choices."""
+    world.connections["google_ads"]["consent"] = {"ad_user_data": word, "ad_personalization": "granted"}
+    (problem,) = pipeline.validate(world.request())[1]
+    assert (problem.file.endswith("destinations.yml"), problem.key) == (True, "consent.ad_user_data")
+    assert problem.message.endswith("must be `granted`, `denied` (in lower case), or the name of a column")
+    assert world.calls() == []
+
+
+def test_a_column_of_consent_that_nobody_has_is_told_with_the_words(world: World) -> None:
+    """Told by the run, and by `validate` where the columns are known. A column's name may hold one of the words."""
+    world.connections["google_ads"]["consent"] = {"ad_user_data": "is_granted", "ad_personalization": "granted"}
     held = world.sync()
-    assert held.reason.startswith("column_missing: vip: neither it nor customers has a column grnted")
+    assert held.reason.startswith("column_missing: vip: neither it nor customers has a column is_granted")
     words = "`ad_user_data` of connection `google_ads` is `granted` or `denied`, or a column of vip or customers"
     assert words in " ".join((held.reason, *held.notes))
     assert world.audiences() == []
@@ -261,7 +271,7 @@ def test_a_misspelt_word_of_consent_is_told_with_the_words(world: World) -> None
     world.project.write("target/catalog.json", json.dumps(catalog))
     (problem,) = pipeline.validate(world.request())[1]
     assert problem.message == (
-        "`ad_user_data` of connection `google_ads`: neither `vip` nor `customers` has a column `grnted`"
+        "`ad_user_data` of connection `google_ads`: neither `vip` nor `customers` has a column `is_granted`"
     )
     assert problem.hint == "or write `granted` or `denied`"
 

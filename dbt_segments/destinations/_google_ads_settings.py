@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,9 +15,18 @@ from dbt_segments.destinations.base import ConnectionSettings
 CONSENT = {"ad_user_data": "adUserData", "ad_personalization": "adPersonalization"}
 GRANTED, DENIED = "CONSENT_GRANTED", "CONSENT_DENIED"
 _WORDS: Mapping[str, str] = {"granted": GRANTED, "denied": DENIED}
-# Nobody means a column by these, in whatever case; to take them for a word would grant what was perhaps not meant.
-_ALMOST = {*_WORDS, *(f"consent_{word}" for word in _WORDS)}
+# So alike is a misspelt word; to take it for the word would grant what was perhaps not meant.
+_ALIKE = 0.75
 _DIGITS = re.compile(r"[0-9]{1,20}")
+
+
+def _nearly(value: str) -> bool:
+    """Whether nobody means a column by this: one of the words in another case or form, or a misspelt one.
+
+    A name of several words, such as `is_granted`, is a column's.
+    """
+    word = value.strip().lower().removeprefix("consent_")
+    return "_" not in word and bool(difflib.get_close_matches(word, _WORDS, n=1, cutoff=_ALIKE))
 
 
 class ConsentSettings(BaseModel):
@@ -30,10 +40,11 @@ class ConsentSettings(BaseModel):
     @field_validator("ad_user_data", "ad_personalization", mode="before")
     @classmethod
     def _a_word_or_a_column(cls, value: Any) -> Any:
-        if isinstance(value, bool) or (
-            isinstance(value, str) and value not in _WORDS and value.strip().lower() in _ALMOST
-        ):
-            raise ValueError("must be `granted`, `denied` (in lower case), or the name of a column")
+        if isinstance(value, bool) or (isinstance(value, str) and value not in _WORDS and _nearly(value)):
+            raise ValueError(
+                "is almost, but not quite, one of the words: must be `granted`, `denied` (in lower case), or the name "
+                "of a column"
+            )
         return value
 
     @property
