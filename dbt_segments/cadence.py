@@ -58,8 +58,9 @@ def too_often(schedule: str, window_h: int) -> str | None:
     closest = min(after - before for before, after in pairwise(walls))
     if closest >= timedelta(hours=window_h):
         return None
+    hours = f"{closest / timedelta(hours=1):.2g}"
     return (
-        f"the schedule `{schedule}` has slots {closest / timedelta(hours=1):.2g} hours apart, and the platform asks "
+        f"the schedule `{schedule}` has slots {hours} hour{'' if hours == '1' else 's'} apart, and the platform asks "
         f"for no more than one update in {window_h} hours: syncing more often gains nothing"
     )
 

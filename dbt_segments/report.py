@@ -165,11 +165,13 @@ def rubbish_json(found: RubbishLines, *, dry_run: bool) -> str:
     return _json({"dry_run": dry_run, "tables": list(found.tables), "rows": dict(found.rows), "kept": dict(found.kept)})
 
 
-def problems_json(registry: Registry, problems: Iterable[Problem]) -> str:
-    """`{"problems": [{"file", "model", "key", "message", "hint"}], "segments", "entities", "syncs"}`."""
+def problems_json(registry: Registry, problems: Iterable[Problem], warnings: Iterable[Problem] = ()) -> str:
+    """`{"problems": [{"file", "model", "key", "message", "hint"}], "warnings", "segments", "entities", "syncs"}`."""
     named = ("file", "model", "key", "message", "hint")
-    found = [{name: getattr(problem, name) for name in named} for problem in problems]
-    return _json({"problems": found, **_sizes(registry)})
+    found, warned = (
+        [{name: getattr(problem, name) for name in named} for problem in some] for some in (problems, warnings)
+    )
+    return _json({"problems": found, "warnings": warned, **_sizes(registry)})
 
 
 def _result(sync: SyncResult) -> dict[str, Any]:
@@ -291,13 +293,15 @@ def _status_lines(lines: Sequence[StatusLine]) -> list[str]:
     return [head, *(text for row, told in zip(below, notes, strict=True) for text in (row, *told))]
 
 
-def problems_text(registry: Registry, problems: Sequence[Problem]) -> str:
-    """Every problem on a line of its own and their number, or what the project declares and that it is all right."""
+def problems_text(registry: Registry, problems: Sequence[Problem], warnings: Iterable[Problem] = ()) -> str:
+    """Each warning and problem on a line of its own; last the problems' number, or that what is declared is right."""
+    warned = [f"warning: {one}" for one in warnings]
     if problems:
-        return "\n".join([*map(str, problems), count_of(len(problems), "problem")])
+        return "\n".join([*warned, *map(str, problems), count_of(len(problems), "problem")])
     sizes = _sizes(registry)
     entities = count_of(sizes["entities"], "entity", "entities")
-    return f"{count_of(sizes['segments'], 'segment')}, {entities}, {count_of(sizes['syncs'], 'sync')}: all right"
+    declared = f"{count_of(sizes['segments'], 'segment')}, {entities}, {count_of(sizes['syncs'], 'sync')}"
+    return "\n".join([*warned, f"{declared}: all right"])
 
 
 def bug_text(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, get_args
 
+from dbt_segments import cadence
 from dbt_segments.connections import Connections
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import Problem
@@ -88,6 +89,19 @@ def check_acceptances(registry: Registry, connections: Connections) -> Iterator[
         held = None if connection.problems else connections.types[name](connection.settings).held()
         if held:
             yield Problem(connections.file, name, "", held)
+
+
+def warnings(registry: Registry) -> Iterator[Problem]:
+    """What `plan` and `sync` warn of and needs no warehouse: of connections in use, and of schedules."""
+    syncs = [sync for sync in registry.syncs if sync.enabled and not sync.connection.problems]
+    for name, connection in {sync.connection.name: sync.connection for sync in syncs}.items():
+        for said in destinations.get(connection.type)(connection.settings).warnings():
+            yield Problem("", name, "", said)
+    for sync in syncs:
+        window_h = destinations.get(sync.connection.type).window_h
+        often = cadence.too_often(sync.schedule, window_h) if window_h else None
+        if often:
+            yield Problem("", sync.id, "schedule", often)
 
 
 def check_entity_columns(entity: Entity, declared: Declared, known: Known) -> Iterator[Problem]:

@@ -230,6 +230,7 @@ def test_problems_as_json_keep_their_parts() -> None:
                 "hint": "did you mean customer?",
             }
         ],
+        "warnings": [],
         "segments": 0,
         "entities": 0,
         "syncs": 0,

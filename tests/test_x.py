@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
+from dbt_segments.cli import main
 from dbt_segments.destinations.base import Audience, Batch, Call, Op, Outcome, Reply, Size
 from dbt_segments.destinations.x import X, XSettings
 from dbt_segments.errors import (
@@ -577,3 +579,7 @@ def test_a_schedule_that_is_closer_than_x_works_is_warned_of(
     for one in (planned, result):
         assert len([note for note in one.notes if note.startswith("warning: cadence: ")]) == warned
     assert result.status == "success"
+    folder = str(world.project.path)
+    done = CliRunner().invoke(main, ["validate", "--project-dir", folder, "--profiles-dir", folder])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("warning: shop.vip.x: schedule: the schedule `hourly` has slots 1 hour apart") == warned

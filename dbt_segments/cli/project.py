@@ -33,6 +33,7 @@ def validate(output: str, fix: bool, **project: Any) -> None:
       dbt parse && dbt-segments validate
     """
     from dbt_segments import pipeline, report
+    from dbt_segments.validate import warnings
 
     with running():
         if fix:
@@ -40,7 +41,7 @@ def validate(output: str, fix: bool, **project: Any) -> None:
         else:
             (registry, problems), fixed = pipeline.validate(request(project, output)), []
     show = report.problems_json if output == "json" else report.problems_text
-    click.echo(show(registry, problems))
+    click.echo(show(registry, problems, list(warnings(registry))))
     for item in fixed:
         click.echo(f"{item.file}: wrote {' '.join(item.lines)}", err=True)
     if fixed:
