@@ -39,7 +39,12 @@ class Coding(ABC):
     def replaces(self) -> bool:
         """Whether it sends the whole audience at once."""
         operations = self.destination.operations
-        return self.mode == "replace" or operations.get(Op.ADD) is not Support.FULL
+        return (self.mode == "replace" and not self.sweeps) or operations.get(Op.ADD) is not Support.FULL
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it replaces by sending everybody, and by a sweep afterwards."""
+        return self.mode == "replace" and self.destination.sweeps
 
     @property
     def removes(self) -> bool:

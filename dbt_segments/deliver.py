@@ -87,9 +87,16 @@ class Delivery:
 
 
 def write_ahead(
-    session: Session, store: Store, bench: duckdb.DuckDBPyConnection, owner: str, lock: Lock, run_id: str
+    session: Session,
+    store: Store,
+    bench: duckdb.DuckDBPyConnection,
+    owner: str,
+    lock: Lock,
+    run_id: str,
+    *,
+    whole: bool = False,
 ) -> Pointer:
-    """Commit the plan as a generation: rows, units, and which batches there are."""
+    """Commit the plan as a generation: rows, units, which batches there are, and whether everybody is in it."""
     last = store.newest(session, owner, pendings.KIND)
     seq = last.seq + 1 if last and last.token == lock.token else 1
     rows = bench.execute("select batch, stage from plan_batches").fetchall()
@@ -111,7 +118,9 @@ def write_ahead(
             f"select {', '.join(pendings.PENDING_UNITS)} from plan_units",
             pendings.PENDING_UNITS,
         )
-        detail = {"tables": names, "batches": {str(batch): stage for batch, stage in rows}}
+        detail: dict[str, Any] = {"tables": names, "batches": {str(batch): stage for batch, stage in rows}}
+        if whole:
+            detail["whole"] = True
         memory.remember(session, store, bench, owner, lock.token)
         pointer = store.point(session, owner, pendings.KIND, lock.token, seq, detail)
         _log_unusable(session, store, bench, owner, run_id, pointer)

@@ -23,7 +23,7 @@ from dbt_segments.lists import lists_of
 from dbt_segments.project import Project
 from dbt_segments.state.store import Pointer
 from dbt_segments.values import Entity, Hold, Model, Segment
-from dbt_segments.warehouse import TEXT, Session, literal, quote
+from dbt_segments.warehouse import TEXT, Session, literal, moment, quote
 from dbt_segments.workbench import open_workbench
 
 KIND = "membership"
@@ -259,7 +259,7 @@ class _Refresh:
             if item.table
         )
         members = members or f"select cast(null as {TEXT}) as key, cast(null as {TEXT}) as segment where 1 = 0"
-        stamp = _stamp(now)
+        stamp = moment(now)
         since, join = stamp, ""
         if before is not None:
             since = f"case when p.segments = {_or_empty(lists.empty)} then p.since else {stamp} end"
@@ -321,7 +321,7 @@ class _Refresh:
         self.state.execute(
             f"insert into {self.project.store.table('membership_changes')} "
             f"(run_id, entity, key, segment, change, recorded_at) "
-            f"select {literal(self.run_id)}, {literal(self.entity.name)}, c.key, c.segment, c.change, {_stamp(now)} "
+            f"select {literal(self.run_id)}, {literal(self.entity.name)}, c.key, c.segment, c.change, {moment(now)} "
             f"from ({query}) c"
         )
 
@@ -384,7 +384,3 @@ class _Refresh:
 
 def _or_empty(empty: str) -> str:
     return f"coalesce(l.segments, {empty})"
-
-
-def _stamp(moment: datetime) -> str:
-    return f"cast({literal(moment.isoformat(sep=' '))} as timestamp)"

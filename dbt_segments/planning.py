@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from dbt_segments import tally
+from dbt_segments import sweeps, tally
 from dbt_segments.coding import OPS, Coding
 from dbt_segments.destinations.base import Audience, Batch, Destination, Row
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
@@ -35,6 +35,7 @@ class Plan:
     suppressed_shared  wanted members who are sent without an identifier that somebody else's refusal covers
     interrupted        an earlier run left batches that are not folded yet: a sync does so first, a plan does not
     coding             how its rows are written
+    whole              everybody is in it, and a sweep follows once they are acknowledged
     """
 
     found: tally.Forecast
@@ -43,6 +44,7 @@ class Plan:
     suppressed_shared: int
     interrupted: bool
     coding: Coding
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ class Planner:
         self, state: Session, bench: duckdb.DuckDBPyConnection, frozen: Frozen, refusals: Refusals | None, *, held: bool
     ) -> Plan:
         """Fill the workbench's `plan`; `held`: with explicit refusals only."""
-        owner = current(state, self.store, (self.sync.id, *self.sync.former_ids))
+        ids = (self.sync.id, *self.sync.former_ids)
+        owner = current(state, self.store, ids)
         ledger = read_ledger(state, self.store, owner)
         generations = read_generations(state, self.store, owner, ledger)
         coding = self.coding.typed(frozen.types)
+        running = open_rows(self.store, generations)
+        # While a job runs nobody knows who is in; the run after it asserts everybody.
+        sweeping = coding.sweeps and not held and running is None
+        full = self.full or (sweeping and sweeps.wants_all(state, self.store, ids))
         inputs = Inputs(
             frozen=frozen,
             refusals=refusals,
@@ -72,8 +79,8 @@ class Planner:
             sources=coding.sources,
             unique=coding.unique,
             fingerprint=coding.fingerprint,
-            open_rows=open_rows(self.store, generations),
-            full=self.full and not held and not coding.once,
+            open_rows=running,
+            full=full and not held and not coding.once,
             retention_days=coding.destination.retention_days,
             only_refusals=held,
             removals=self.sync.removals,
@@ -85,16 +92,18 @@ class Planner:
         try:
             standing = measure(state, inputs)
             coding = self._look(state, bench, coding, inputs)
-            if replacing and not inputs.full and _differs(bench):
+            if (replacing or sweeping) and not inputs.full and _differs(bench):
                 for table in ("changes", "record", "open_units", "encoded", "want", "coded"):
                     bench.execute(f"drop table {table}")
-                coding = self._look(state, bench, coding, replace(inputs, full=True))
+                inputs = replace(inputs, full=True)
+                coding = self._look(state, bench, coding, inputs)
         finally:
             if flagged:
                 state.execute(f"drop table {flagged}")
         plan_rows(bench, coding, replace=replacing, held=held)
         interrupted = any(not generation.open_batches for generation in generations)
-        return self._summary(bench, standing, frozen, coding, interrupted=interrupted)
+        whole = sweeping and inputs.full
+        return self._summary(bench, standing, frozen, coding, interrupted=interrupted, whole=whole)
 
     def _look(self, state: Session, bench: duckdb.DuckDBPyConnection, coding: Coding, inputs: Inputs) -> Coding:
         """Fetch who may have changed, and encode them."""
@@ -112,12 +121,13 @@ class Planner:
         coding: Coding,
         *,
         interrupted: bool,
+        whole: bool,
     ) -> Plan:
         found = tally.forecast(bench, standing, coding.beside)
         counts = replace(found.counts, rejected=found.counts.rejected + sum(frozen.rejects.values()))
         rows, requests = count(bench, "select count(*) from plan"), count(bench, "select count(*) from plan_batches")
         suppressed = count(bench, "select count(*) from coded where suppressed")
-        return Plan(replace(found, counts=counts), rows, requests, suppressed, interrupted, coding)
+        return Plan(replace(found, counts=counts), rows, requests, suppressed, interrupted, coding, whole)
 
     def _flag(self, state: Session, bench: duckdb.DuckDBPyConnection, coding: Coding, inputs: Inputs) -> str | None:
         """Make the workbench's `refused_units`: what explicit refusals own now or are on record with.

@@ -34,6 +34,7 @@ from dbt_segments.state.left import Left
 from dbt_segments.state.locks import Lock
 from dbt_segments.state.logs import Logbook
 from dbt_segments.state.tables import in_use
+from dbt_segments.sweeps import Sweeper
 from dbt_segments.values import MEMBERSHIP, Counts, Status, Sync, SyncResult
 from dbt_segments.warehouse import Session
 from dbt_segments.workbench import open_workbench, resting
@@ -154,6 +155,7 @@ class SyncRun:
         if skipped is not None:
             return skipped
         self._gate()
+        self._sweep(lock, sender)
         # A threshold that holds the sync was found in a plan of everything: make one of the refusals alone. One whose
         # audience has gone begins anew, by policy. Each happens once.
         for _ in range(3):
@@ -183,6 +185,14 @@ class SyncRun:
         generations = recovery.recover()
         if any(generation.open_batches for generation in generations):
             self._ended = recovery.poll(sender, generations)
+
+    def _sweep(self, lock: Lock, sender: Sender) -> None:
+        """Bring a sweep forward that an earlier run's plan asks for; a held sync asks for nothing."""
+        if not self._coding.sweeps or self._holds:
+            return
+        logbook = Logbook(self._run_id, self._sync.id, lock.token)
+        for text in Sweeper(self._session, self._store, lock, self._sync, self._destination, logbook).step(sender):
+            self._note(text)
 
     def _not_due(self, due: Due) -> SyncResult | None:
         with self._session() as session:
@@ -252,7 +262,8 @@ class SyncRun:
         base: SyncResult,
     ) -> SyncResult:
         with resting(bench), self._session() as session:
-            generation = write_ahead(session, self._store, bench, self._sync.id, lock, self._run_id)
+            args = (session, self._store, bench, self._sync.id, lock, self._run_id)
+            generation = write_ahead(*args, whole=made.whole)
             self._record_rules(session, lock)
         courier = Courier(
             self._project.state,
@@ -535,6 +546,8 @@ class SyncRun:
             return self._held(audience, made.found.counts)
         counts = made.found.counts
         status: Status = "success" if counts.added + counts.changed + counts.removed else "noop"
+        if made.whole and made.requests:
+            self._note("replace: everybody is sent; once that is confirmed, a later run removes whom others put in")
         if status == "success":
             few = sizes.too_few(type(self._destination), counts.unchanged + counts.added + counts.changed)
             self._notes += [few] if few else []

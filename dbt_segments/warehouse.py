@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,11 @@ def quote(name: str) -> str:
 def literal(text: str | None) -> str:
     """An SQL text literal. For our own names and times only; values of users travel as parameters or columns."""
     return "null" if text is None else "'" + text.replace("'", "''") + "'"
+
+
+def moment(time: datetime) -> str:
+    """An SQL literal of a timestamp without a zone."""
+    return f"cast({literal(time.isoformat(sep=' '))} as timestamp)"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import builtins
 import enum
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -368,6 +369,7 @@ class Destination:
     channel   key of the entity's `consent` that governs syncs to it; None: consent does not, suppression does
     forgets_after_days  identifier name -> days after which the platform forgets it; such a unit is never a
               removal's only one. Members are asserted again before `retention_days`.
+    sweeps    its `replace` is a mirror that sends everybody, and `sweep` once all of them are acknowledged
     undeletable  `delete` takes away what ads target, and the list stays: whoever is in it is taken out before
     made_with_members  an audience comes with its first members: there is no `create`, and `push` makes it where
               `audience.id` is empty, with the name and the mark of that audience, and gives it back in the outcome
@@ -401,6 +403,7 @@ class Destination:
     modes: ClassVar[tuple[str, ...]] = ("mirror",)
     channel: ClassVar[str | None] = "ads"
     has_mark: ClassVar[bool] = True
+    sweeps: ClassVar[bool] = False
     undeletable: ClassVar[bool] = False
     made_with_members: ClassVar[bool] = False
     attends: ClassVar[bool] = False
@@ -516,6 +519,15 @@ class Destination:
 
     def push(self, audience: Audience, batch: Batch) -> Flow[Outcome]:
         """Add, remove or replace one batch."""
+        raise NotImplementedError
+
+    def sweep(self, audience: Audience, before: datetime, now: datetime) -> Flow[Outcome]:
+        """Take out whoever was put in last before a moment; may be asked for again with the same moment.
+
+        before  aware, UTC; members of ours were put in after it
+        now     the warehouse's time, aware. Raises RefusedError where the platform's clock differs from it so much that
+                `before` may not mean the same there
+        """
         raise NotImplementedError
 
     def attend(self, audience: Audience) -> Flow[str | None]:

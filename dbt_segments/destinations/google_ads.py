@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 from dbt_segments.destinations import _google_ads_lists as lists
@@ -45,6 +47,8 @@ PAGE = "1000"
 # How often the rest of a batch is sent again without members that were refused: each time some are named.
 _ROUNDS = 50
 _KINDS = {"contact_id": (*CONTACTS, *ADDRESS), "user_id": ("external_id",)}
+# How much Google's clock and the warehouse's may differ.
+_CLOCKS = timedelta(minutes=5)
 _PROCESSING = ("PROCESSING", "REQUEST_STATUS_UNKNOWN")
 _REASON = "PROCESSING_ERROR_REASON_"
 
@@ -77,7 +81,9 @@ class GoogleAds(Destination):
     units = (("email",), ("phone",), tuple(ADDRESS), ("maid",), ("idfa",), ("aaid",), ("external_id",))
     row = Row.KEYED
     limits = Limits(members=10_000, requests_per_s=5.0, concurrency=4)
-    operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.NOT_YET}
+    operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.VENDOR_LACKS}
+    modes = ("mirror", "replace")
+    sweeps = True
     one_click = True
     retention_days = 540
     minimum = 100
@@ -88,6 +94,7 @@ class GoogleAds(Destination):
         "how a refusal names a member of an audience; every number in brackets is taken for its place",
         "how long jobs take, and whether bodies have a largest size",
         "whether an external id may be hashed; it travels in clear",
+        "how a removal by time treats members whose jobs run at that moment; `mode: replace` sends those once more",
     )
 
     # -- the connection ---------------------------------------------------------------------------------------
@@ -272,14 +279,28 @@ class GoogleAds(Destination):
             return Outcome(job=job, done=False)
         raise UnknownError("google_ads: a status that is not documented", code="status")
 
-    def _upload(self, audience: Audience, op: Op, rows: str) -> Call:
+    def sweep(self, audience: Audience, before: datetime, now: datetime) -> Flow[Outcome]:
+        """Remove whoever was ingested last before a moment, as a job."""
+        reply = yield self._lists("GET", audience.id)
+        said = _date(reply)
+        if said is None or abs(said - now) > _CLOCKS:
+            minutes = abs(said - now).total_seconds() / 60 if said else 0
+            clock = f"Google's clock is {minutes:,.0f} minutes off the warehouse's" if said else "Google tells no time"
+            raise RefusedError(f"google_ads: {clock}, so whom to remove would be a guess", code="clock")
+        body = {"destinations": [self._destination(audience)], "removeAsOfTime": f"{before:%Y-%m-%dT%H:%M:%SZ}"}
+        reply = yield Call("POST", "/audienceMembers:removeAll", body=json.dumps(body, separators=(",", ":")))
+        return Outcome(job=_request_id(reply), done=False)
+
+    def _destination(self, audience: Audience) -> dict[str, Any]:
         accounts = {"operatingAccount": self.account(), "loginAccount": self.settings.login_customer_id}
-        destination: dict[str, Any] = {
+        return {
             "reference": "d1",
             **{key: {"accountType": "GOOGLE_ADS", "accountId": one} for key, one in accounts.items() if one},
             "productDestinationId": audience.id,
         }
-        head: dict[str, Any] = {"destinations": [destination], "encoding": "HEX"}
+
+    def _upload(self, audience: Audience, op: Op, rows: str) -> Call:
+        head: dict[str, Any] = {"destinations": [self._destination(audience)], "encoding": "HEX"}
         if op is not Op.REMOVE:
             consent = self.settings.consent
             if consent.constants and not consent.columns:
@@ -288,6 +309,14 @@ class GoogleAds(Destination):
         verb = "remove" if op is Op.REMOVE else "ingest"
         text = json.dumps(head, separators=(",", ":"))
         return Call("POST", f"/audienceMembers:{verb}", body=f'{text[:-1]},"audienceMembers":[{rows}]}}')
+
+
+def _date(reply: Reply) -> datetime | None:
+    """When the platform answered, by its own clock; None where it does not say."""
+    try:
+        return parsedate_to_datetime(reply.headers.get("date", ""))
+    except ValueError:
+        return None
 
 
 def _request_id(reply: Reply) -> str:

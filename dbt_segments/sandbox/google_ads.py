@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,7 +23,11 @@ from dbt_segments.sandbox.platform import DAY_S, Answer, Audience, Platform, Ref
 
 _LISTS = re.compile(r"/v1/accountTypes/GOOGLE_ADS/accounts/([0-9]+)/userLists(?:/([0-9]+))?")
 _OF_LISTS = {("GET", False): "find", ("POST", False): "create", ("GET", True): "get", ("PATCH", True): "update"}
-_OF_MEMBERS = {"/v1/audienceMembers:ingest": "add", "/v1/audienceMembers:remove": "remove"}
+_OF_MEMBERS = {
+    "/v1/audienceMembers:ingest": "add",
+    "/v1/audienceMembers:remove": "remove",
+    "/v1/audienceMembers:removeAll": "sweep",
+}
 _QUERY: Mapping[str, tuple[str, ...]] = {
     "find": ("pageSize", "pageToken", "filter"),
     "create": ("validateOnly",),
@@ -35,7 +40,11 @@ _STATUS_DAYS = 50
 
 @dataclass
 class Job:
-    """One accepted request. `errors` are members that processing does not take."""
+    """One accepted request.
+
+    errors  members that processing does not take
+    before  of a removeAll: whoever was ingested last before this moment goes
+    """
 
     id: str
     audience: Audience
@@ -46,6 +55,7 @@ class Job:
     made: float
     polls: int = 0
     lost: int = 0
+    before: float = 0.0
     state: str = "PROCESSING"
 
 
@@ -85,6 +95,8 @@ class GoogleAds(Platform):
         super().reset()
         self.policy |= {"refuse": {}, "service_accounts": {}}
         self.jobs: dict[str, Job] = {}
+        # List -> key -> when it was ingested last; what was there when the sandbox was restored has no such time.
+        self._ingested: dict[str, dict[Key, float]] = {}
         self._access = Access(self.clock)
 
     def report(self) -> dict[str, Any]:
@@ -153,6 +165,8 @@ class GoogleAds(Platform):
             return self._poll(request)
         if request.op in ("add", "remove"):
             return self._upload(request)
+        if request.op == "sweep":
+            return self._remove_all(request)
         place = _LISTS.fullmatch(request.path)
         assert place is not None
         self._admit(place[1], request.headers.get("login-account", "").rpartition("/")[2])
@@ -247,16 +261,9 @@ class GoogleAds(Platform):
 
     def _upload(self, request: Request) -> Answer:
         """add, remove"""
-        manager, account = self.policy["login_customer_id"] or "", self.policy["account"] or ""
-        reader = Reader(account, manager, self.policy["strict_consent"], self.policy["refuse"])
-        try:
+        with self._reading(request) as reader:
             upload = reader.read(request)
-        finally:
-            for fault in sorted(reader.faults):
-                self.violation(f"{request.op}: {fault}")
-        audience = self.audiences.get(upload.list_id)
-        if audience is None or audience.deleted:
-            raise invalid("destinations[0].product_destination_id", "INVALID_DESTINATION")
+        audience = self._addressed(upload.list_id)
         if upload.kind != audience.traits["kind"]:
             raise invalid("destinations[0]", "INVALID_USER_LIST_TYPE")
         note = {"rows": upload.total, "audience": audience.id}
@@ -273,6 +280,30 @@ class GoogleAds(Platform):
         )
         self.jobs[job.id] = job
         return Answer(200, {"requestId": job.id}, note={**note, "job": job.id})
+
+    @contextmanager
+    def _reading(self, request: Request) -> Iterator[Reader]:
+        manager, account = self.policy["login_customer_id"] or "", self.policy["account"] or ""
+        reader = Reader(account, manager, self.policy["strict_consent"], self.policy["refuse"])
+        try:
+            yield reader
+        finally:
+            for fault in sorted(reader.faults):
+                self.violation(f"{request.op}: {fault}")
+
+    def _addressed(self, list_id: str) -> Audience:
+        audience = self.audiences.get(list_id)
+        if audience is None or audience.deleted:
+            raise invalid("destinations[0].product_destination_id", "INVALID_DESTINATION")
+        return audience
+
+    def _remove_all(self, request: Request) -> Answer:
+        with self._reading(request) as reader:
+            list_id, before = reader.read_sweep(request, self.clock.now())
+        audience = self._addressed(list_id)
+        job = Job(f"job-{len(self.jobs) + 1}", audience, "sweep", [], Counter(), 0, self.clock.now(), before=before)
+        self.jobs[job.id] = job
+        return Answer(200, {"requestId": job.id}, note={"audience": audience.id, "job": job.id})
 
     def _poll(self, request: Request) -> Answer:
         job = self.jobs.get(request.query.get("requestId", ""))
@@ -298,10 +329,16 @@ class GoogleAds(Platform):
             job.state, job.errors = "FAILED", Counter({f"PROCESSING_ERROR_REASON_{self.policy['fail']}": job.total})
             return
         members, day = job.audience.members, self.clock.today()
+        ingested = self._ingested.setdefault(job.audience.id, {})
+        if job.op == "sweep":
+            for _, keys in list(members.records()):
+                if max(ingested.get(key, 0.0) for key in keys) < job.before:
+                    members.remove(keys, day)
         job.lost = min(self.policy["lose"], len(job.rows))
         for row in job.rows[job.lost :]:
             if job.op == "add":
                 members.add(row, day)
+                ingested |= dict.fromkeys(row, job.made)
             else:
                 members.remove(row, day)
         job.state = "PARTIAL_SUCCESS" if job.errors else "SUCCESS"
@@ -316,7 +353,9 @@ class GoogleAds(Platform):
         if job.errors:
             counts = [{"recordCount": str(count), "reason": reason} for reason, count in sorted(job.errors.items())]
             status["errorInfo"] = {"errorCounts": counts}
-        if job.state != "PROCESSING":
+        if job.op == "sweep":
+            status["removeAllAudienceMembersStatus"] = {}
+        elif job.state != "PROCESSING":
             status[verb[0]] = {f"{kind}{verb[1]}": {"recordCount": str(job.total - job.lost)}}
         return status
 

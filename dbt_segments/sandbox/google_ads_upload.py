@@ -1,4 +1,4 @@
-"""The body of audienceMembers:ingest and :remove, read strictly.
+"""The bodies of audienceMembers:ingest, :remove and :removeAll, read strictly.
 
 Source: Google, Data Manager API v1, REST reference and "Limits", read 2026-11. Stricter than the platform where a
 careful sender loses nothing: digests are lower-case hexadecimal, one destination a request.
@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from dbt_segments.sandbox.google_ads_errors import Violation, error, invalid, refuse, unknown
@@ -24,6 +25,7 @@ _KINDS = {"compositeData": "CONTACT_ID", "userData": "CONTACT_ID", "mobileData":
 _ADDRESS = ("givenName", "familyName", "regionCode", "postalCode")
 _CONSENT = ("CONSENT_GRANTED", "CONSENT_DENIED", "CONSENT_STATUS_UNSPECIFIED")
 _DIGEST = re.compile("[0-9a-f]{64}").fullmatch
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").fullmatch
 _HEX = re.compile("[0-9a-f]*").fullmatch
 _MOBILE = re.compile("(?!0{8}-0{4}-0{4}-0{4}-0{12})[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
 
@@ -88,6 +90,22 @@ class Reader:
             if terms != {"customerMatchTermsOfServiceStatus": "ACCEPTED"}:
                 raise refuse("INVALID_ARGUMENT", "terms of service", "TERMS_AND_CONDITIONS_NOT_SIGNED")
         return upload
+
+    def read_sweep(self, request: Request, now: float) -> tuple[str, float]:
+        """The list of a removeAll and its moment, in seconds since 1970."""
+        body = request.fields()
+        _only(body, ("destinations", "removeAsOfTime", "validateOnly"), "request")
+        list_id = self._destination(body.get("destinations"))
+        said = body.get("removeAsOfTime")
+        if said is None:
+            return list_id, now
+        if not isinstance(said, str) or not _TIME(said):
+            raise invalid("remove_as_of_time", "INVALID_ARGUMENT")
+        moment = datetime.fromisoformat(said.replace("Z", "+00:00")).timestamp()
+        if moment > now:
+            self.faults.add("INVALID_REMOVE_AS_OF_TIME")
+            raise invalid("remove_as_of_time", "INVALID_REMOVE_AS_OF_TIME")
+        return list_id, moment
 
     def _destination(self, destinations: Any) -> str:
         if not isinstance(destinations, list) or len(destinations) != 1 or not isinstance(destinations[0], dict):

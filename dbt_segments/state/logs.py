@@ -18,7 +18,7 @@ class Logbook:
     def batch(
         self,
         generation: str,
-        batch: int,
+        batch: int | None,
         phase: str,
         state: str,
         *,
@@ -28,7 +28,7 @@ class Logbook:
         unattributed: int | None = None,
         reason: str | None = None,
     ) -> dict[str, Any]:
-        """One state of one batch; what is not known (yet) is null."""
+        """One state of one batch, or of what is no batch (a sweep); what is not known (yet) is null."""
         return {
             "id": secrets.token_hex(8),
             "run_id": self.run_id,

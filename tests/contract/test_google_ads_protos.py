@@ -68,7 +68,7 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     warehouse = DuckDBWarehouse(path / "warehouse.duckdb")
     world = World(make_project(path / "shop", warehouse, {}), warehouse, "")
     world.identifiers = {name: name for name in IDENTIFIERS}
-    world.segments = {"vip": {"label": "VIP buyers", "destinations": ["google_ads"]}}
+    world.segments = {"vip": {"label": "VIP buyers", "syncs": [{"to": "google_ads", "mode": "replace"}]}}
     connection = {**CASE.connection(URL, path), "login_customer_id": "9876543210"}
     if request.param == "columns":
         connection["consent"] = {"ad_user_data": "agreed", "ad_personalization": "granted"}
@@ -86,7 +86,7 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             world.segment(members)
             for _ in range(3):
                 world.sync()
-    assert [len(line.of(op)) for op in ("create", "add", "remove")] == [1, 1, 1]
+    assert [len(line.of(op)) for op in ("create", "add", "remove", "sweep")] == [1, 2, 1, 2]
     yield line
 
 
@@ -98,7 +98,7 @@ def exactly(message: Any, body: Any) -> None:
 
 def test_members_are_google_s_messages(line: Line) -> None:
     """Both requests, member by member, with the request's consent or the members' own."""
-    [(_, added, _)], [(_, removed, _)] = line.of("add"), line.of("remove")
+    [(_, added, _), _], [(_, removed, _)] = line.of("add"), line.of("remove")
     exactly(datamanager_v1.IngestAudienceMembersRequest, added)
     exactly(datamanager_v1.RemoveAudienceMembersRequest, removed)
     assert len(added["audienceMembers"]) == len(PEOPLE)
@@ -117,6 +117,15 @@ def test_members_are_google_s_messages(line: Line) -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
+def test_a_sweep_is_google_s_message(line: Line) -> None:
+    """One list, and a moment; none would mean now, with everybody in it."""
+    for _, body, _ in line.of("sweep"):
+        exactly(datamanager_v1.RemoveAllAudienceMembersRequest, body)
+        assert len(body["destinations"]) == 1
+        assert body["destinations"][0]["productDestinationId"]
+        assert body["removeAsOfTime"]
+
+
 def test_a_list_is_google_s_message(line: Line) -> None:
     """The list as it is made."""
     [(_, body, _)] = line.of("create")
@@ -131,6 +140,7 @@ def test_the_sandbox_answers_in_google_s_messages(line: Line) -> None:
         "find": datamanager_v1.ListUserListsResponse,
         "add": datamanager_v1.IngestAudienceMembersResponse,
         "remove": datamanager_v1.RemoveAudienceMembersResponse,
+        "sweep": datamanager_v1.RemoveAllAudienceMembersResponse,
         "poll": datamanager_v1.RetrieveRequestStatusResponse,
     }
     assert {name for name, *_ in line.seen} == {*messages, "token"}

@@ -1,0 +1,272 @@
+"""`mode: replace` at Google: everybody is asserted, then whoever else is in the list is swept out, never our own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dbt_segments.destinations.google_ads import GoogleAds
+from dbt_segments.errors import ConfigError
+from dbt_segments.sandbox.google_ads import GoogleAds as Platform
+from dbt_segments.sandbox.google_ads_upload import CODEC
+from dbt_segments.sandbox.server import Serving, build, serve
+from dbt_segments.values import SyncResult
+from tests.one_click.case_google_ads import CASE
+from tests.projects import DuckDBWarehouse
+from tests.world import World, make_world, sha
+
+ADA, BOB, CYD, EVE = (f"{name}@example.com" for name in ("ada", "bob", "cyd", "eve"))
+SYNC = {"to": "google_ads", "mode": "replace", "identifiers": ["email"]}
+
+
+@pytest.fixture
+def world(tmp_path: Path, duckdb_warehouse: DuckDBWarehouse) -> Iterator[World]:
+    with serve(sandbox=build(("google_ads",))) as serving:
+        world = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+        world.segments = {"vip": {"label": "VIP buyers", "syncs": [SYNC]}}
+        world.connections = {"google_ads": CASE.connection(f"{serving.url}/google_ads", tmp_path)}
+        world.customers([(1, ADA), (2, BOB), (3, CYD)])
+        world.segment([1, 2])
+        yield world
+        assert platform(world).violations == []
+
+
+def platform(world: World) -> Platform:
+    serving = world.serving
+    assert isinstance(serving, Serving)
+    found = serving.sandbox.platforms["google_ads"]
+    assert isinstance(found, Platform)
+    return found
+
+
+def emails(*addresses: str) -> set[tuple[str, str]]:
+    return {("EMAIL", sha(address)) for address in addresses}
+
+
+def enter(world: World, address: str) -> None:
+    """Somebody else put a person in, long ago."""
+    [audience] = [one for one in platform(world).audiences.values() if not one.deleted]
+    audience.members.add([CODEC.encode("EMAIL", sha(address))], platform(world).clock.today())
+
+
+def age(world: World, hours: float) -> None:
+    """Whatever was ingested so far was so long before."""
+    for keys in platform(world)._ingested.values():
+        for key in keys:
+            keys[key] -= hours * 3600
+
+
+def until_quiet(world: World, mine: set[tuple[str, str]], most: int = 12) -> list[SyncResult]:
+    """Sync until nothing is asked any more; whoever is ours is in at each step."""
+    results = []
+    for _ in range(most):
+        before = len(world.calls())
+        results.append(world.sync())
+        if platform(world).jobs and all(job.state != "PROCESSING" for job in platform(world).jobs.values()):
+            assert mine <= world.held()
+        if len(world.calls()) == before:
+            return results
+    raise AssertionError(f"no end after {most} syncs")
+
+
+def test_others_go_once_everybody_is_confirmed(world: World) -> None:
+    """Not in the run that sends, nor before the job has ended; afterwards there is nothing more to do."""
+    sent = world.sync()
+    enter(world, EVE)
+    assert "once that is confirmed, a later run removes whom others put in" in " ".join(sent.notes)
+    assert world.calls("sweep") == []
+    asked = world.sync()
+    assert world.held() == emails(ADA, BOB, EVE)
+    done = world.sync()
+    assert "is being removed" in " ".join(asked.notes)
+    assert "has been removed" in " ".join(done.notes)
+    assert world.held() == emails(ADA, BOB)
+    quiet = world.sync()
+    assert (quiet.status, quiet.requests) == ("noop", 0), quiet
+    assert not [note for note in quiet.notes if "replace" in note]
+    assert [row[0] for row in world.state("sync_batches", "state", "phase = 'sweep' order by recorded_at")] == [
+        "sending",
+        "submitted",
+        "accepted",
+    ]
+
+
+def test_a_change_sends_everybody_anew_so_that_none_of_ours_is_old(world: World) -> None:
+    """Members who were ingested long ago stay, also while their jobs run for hours."""
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    platform(world).policy["polls"] = 3
+    plan = world.plan()
+    assert "everybody is sent" in " ".join(plan.run.syncs[0].notes)
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB, CYD)
+    assert len(world.calls("sweep")) == 2
+    world.segment([1])
+    until_quiet(world, emails(ADA))
+    assert world.held() == emails(ADA)
+
+
+def test_a_mirror_leaves_others_alone(world: World) -> None:
+    """The same without `replace`; who goes over to it sends everybody once."""
+    world.segments = {"vip": {"label": "VIP buyers", "syncs": [{**SYNC, "mode": "mirror"}]}}
+    until_quiet(world, set())
+    enter(world, EVE)
+    age(world, 24)
+    world.segment([1])
+    until_quiet(world, emails(ADA))
+    assert world.held() == emails(ADA, EVE)
+    assert world.calls("sweep") == []
+    world.segments = {"vip": {"label": "VIP buyers", "syncs": [SYNC]}}
+    until_quiet(world, emails(ADA))
+    assert world.held() == emails(ADA)
+
+
+def test_no_sweep_follows_while_one_batch_is_in_doubt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most are confirmed, one is not: that one may be in as of old, and would go."""
+    monkeypatch.setattr(GoogleAds, "limits", dataclasses.replace(GoogleAds.limits, members=1))
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    platform(world).policy["polls"] = 100
+    world.sync()
+    adds = [job for job in platform(world).jobs.values() if job.op == "add"][2:]
+    assert len(adds) == 3
+    platform(world).policy["polls"] = 1
+    doubtful = next(job for job in adds if CODEC.encode("EMAIL", sha(BOB)) in job.rows[0])
+    doubtful.rows, doubtful.total = [], 0
+    swept = len(world.calls("sweep"))
+    world.sync()
+    assert len(world.calls("sweep")) == swept
+    assert emails(ADA, BOB) <= world.held()
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"fail": "INTERNAL_ERROR"},
+        pytest.param({"lose": 1}, marks=pytest.mark.slow),
+        pytest.param({"forget_jobs": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_no_sweep_follows_a_job_that_did_not_take_everybody(world: World, policy: dict[str, object]) -> None:
+    """Nobody knows who of ours was put in again: they are asserted once more first."""
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    platform(world).policy.update(policy)
+    world.sync()
+    world.sync()
+    assert len(world.calls("sweep")) == 1
+    platform(world).policy.update(fail=None, lose=0, forget_jobs=False)
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+def test_no_sweep_follows_refusals_that_name_nobody(world: World) -> None:
+    """Somebody of ours may be in as of old; that is told, and everybody is in it again with the next change."""
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    assert world.serving is not None
+    world.serving.sandbox.faults.add({"kind": "partial", "match": {"op": "add"}})
+    notes = [" ".join(world.sync().notes) for _ in range(3)]
+    assert "refused 1 member without naming them, who might go as well" in notes[2]
+    assert len(world.calls("sweep")) == 1
+    assert world.held() >= emails(ADA, EVE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["reset_before", "reset_after"])
+def test_a_sweep_without_an_answer_is_asked_for_again_with_the_same_time(world: World, kind: str) -> None:
+    """Whether it was applied or not."""
+    world.sync()
+    enter(world, EVE)
+    assert world.serving is not None
+    world.serving.sandbox.faults.add({"kind": kind, "times": 20, "match": {"op": "sweep"}})
+    told = world.sync()
+    assert "not removed yet" in " ".join(told.notes)
+    assert told.exit_code == 0
+    world.serving.sandbox.faults.clear()
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB)
+    moments = {job.before for job in platform(world).jobs.values() if job.op == "sweep"}
+    assert len(moments) == 1
+
+
+def test_a_sweep_that_fails_is_told_and_tried_again(world: World) -> None:
+    world.sync()
+    enter(world, EVE)
+    world.sync()
+    platform(world).policy["fail"] = "INTERNAL_ERROR"
+    told = world.sync()
+    assert "failed (FAILED:INTERNAL_ERROR); it is tried again" in " ".join(told.notes)
+    platform(world).policy["fail"] = None
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_nobody_is_swept_where_the_clocks_differ(world: World, hours: int) -> None:
+    """A moment of ours would be another one there."""
+    world.sync()
+    enter(world, EVE)
+    assert world.serving is not None
+    world.serving.sandbox.clock.advance(hours * 3600)
+    told = world.sync()
+    assert "Google's clock is 60 minutes off the warehouse's" in " ".join(told.notes)
+    assert world.calls("sweep") == []
+    assert world.held() == emails(ADA, BOB, EVE)
+    world.serving.sandbox.clock.advance(-hours * 3600)
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB)
+
+
+def test_who_enters_while_a_sweep_runs_is_asserted_once_more(world: World) -> None:
+    """What crossed a sweep is followed by none: everybody is sent again when that one has ended, and then by one."""
+    world.sync()
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    world.sync()  # asks for the sweep, then sends everybody
+    platform(world).policy["polls"] = 2
+    crossed = len(world.calls("add"))
+    until_quiet(world, emails(ADA, BOB))
+    assert (crossed, len(world.calls("add")), len(world.calls("sweep"))) == (2, 3, 2)
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+def test_a_held_sync_sweeps_nobody(world: World) -> None:
+    world.sync()
+    enter(world, EVE)
+    world.connections["google_ads"].pop("customer_match_terms")
+    assert world.sync().status == "held"
+    assert world.calls("sweep") == []
+    world.connections["google_ads"]["customer_match_terms"] = "accepted"
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB)
+
+
+def test_a_refusal_beside_a_sweep_is_obeyed(world: World) -> None:
+    """Who opts out while a sweep runs goes by a removal of their own."""
+    world.suppress = ["opt_outs"]
+    world.opt_outs([])
+    world.sync()
+    world.sync()
+    world.opt_outs([2])
+    until_quiet(world, emails(ADA))
+    assert world.held() == emails(ADA)
+
+
+def test_a_replace_cannot_keep_who_has_left(world: World) -> None:
+    world.segments = {"vip": {"label": "VIP buyers", "syncs": [{**SYNC, "removals": False}]}}
+    with pytest.raises(ConfigError, match="a `replace` cannot keep who has left"):
+        world.sync()
