@@ -163,9 +163,9 @@ def test_an_unknown_word_names_those_that_exist() -> None:
 @pytest.mark.parametrize(
     ("schedule", "hours"),
     [
-        ("hourly", "1 "),
-        ("*/15 * * * *", "0.25 "),
-        ("0 6,9 * * 1-5", "3 "),
+        ("hourly", "1 hour"),
+        ("*/15 * * * *", "0.25 hours"),
+        ("0 6,9 * * 1-5", "3 hours"),
         ("0 0 1,2 * *", None),
         ("0 */6 * * *", None),
         ("30 6 29 2 *", None),
@@ -178,4 +178,4 @@ def test_slots_that_are_closer_than_a_platform_wants_are_told(schedule: str, hou
     """The closest two count; of runs nobody knows how far they are apart."""
     said = too_often(schedule, 6)
     assert (said is None) == (hours is None)
-    assert said is None or f"{hours}hours apart" in said
+    assert said is None or f"{hours} apart" in said

@@ -15,11 +15,13 @@ _CALL = ("No.", "Time (UTC)", "Platform", "Method", "Path", "Operation", "Rows",
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
        color: #1a1a1a; background: #fff }
+main { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; margin-bottom: 2rem }
 caption { text-align: left; font-weight: 600; font-size: 1.15rem; padding: .5rem 0 }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #ccc; vertical-align: top;
-         overflow-wrap: anywhere }
-.n { text-align: right; font-variant-numeric: tabular-nums }
+         overflow-wrap: break-word }
+th { white-space: nowrap }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.5rem }
 @media (prefers-color-scheme: dark) { body { color: #eee; background: #16181c } th, td { border-color: #444 } }
 """
 
@@ -61,7 +63,10 @@ def render(sandbox: Sandbox) -> str:
 
 
 def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
+    rows = list(rows)
+    numbers = [isinstance(cell, int) for cell in rows[0]] if rows else [False] * len(heads)
+    classes = [' class="n"' if number else "" for number in numbers]
+    head = "".join(f'<th scope="col"{css}>{escape(one)}</th>' for one, css in zip(heads, classes, strict=True))
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     empty = f'<tr><td colspan="{len(heads)}">none yet</td></tr>'
     return (
@@ -73,7 +78,8 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f'<td class="n">{value:,}</td>'
-    return f"<td>{escape(str(value))}</td>"
+    # Paths and marks may break between their parts, words in no place.
+    return f"<td>{escape(str(value)).replace('/', '/<wbr>').replace(':', ':<wbr>')}</td>"
 
 
 def _time(at: float) -> str:

@@ -29,7 +29,7 @@ RUN_KEYS = ["run_id", "started_at", "elapsed_s", "syncs"]
 SYNC_KEYS = [
     *("sync_id", "segment", "entity", "destination", "type", "status", "reason", "audience_id", "audience_name"),
     *("members", "added", "changed", "removed", "unchanged", "rejected", "unusable", "refused", "pending"),
-    *("unconfirmed", "requests", "retries", "bytes_sent", "elapsed_s"),
+    *("unconfirmed", "requests", "retries", "bytes_sent", "elapsed_s", "notes"),
 ]
 STATUS_KEYS = [
     *("sync_id", "destination", "audience_id", "audience_name", "members", "pending", "unconfirmed"),
@@ -97,7 +97,7 @@ def test_validate_plan_sync_status(shop: DbtProject, meta: Platform) -> None:
     """The four commands of a first day, in both formats: what the plan said is what was sent, once."""
     checked = process(shop, "validate", "--output", "json")
     assert (checked.code, checked.stderr) == (0, "")
-    assert json.loads(checked.stdout) == {"problems": [], "segments": 7, "entities": 2, "syncs": 15}
+    assert json.loads(checked.stdout) == {"problems": [], "warnings": [], "segments": 7, "entities": 2, "syncs": 15}
 
     planned = process(shop, "plan", *MINE, "--show-requests", "2", "--output", "json")
     assert planned.code == 0, planned

@@ -307,7 +307,7 @@ SABOTAGES = (
         6,
         "everybody is replaced",
         "coding.py",
-        'return self.mode == "replace" or operations.get(Op.ADD) is not Support.FULL',
+        'return (self.mode == "replace" and not self.sweeps) or operations.get(Op.ADD) is not Support.FULL',
         "return True",
         "test_6_members_of_others_are_left_alone",
     ),
