@@ -99,7 +99,7 @@ def test_the_page_and_the_file_have_the_records(tmp_path: Path) -> None:
         send(serving, "record.upsert", (1, {"a": "secret text"}))
         page = httpx.get(serving.url).text
     assert "<td>crm</td>" in page
-    assert "<td>webhook</td><td>POST</td><td>/crm</td><td>add</td>" in page
+    assert "<td>webhook</td><td>POST</td><td>/<wbr>crm</td><td>add</td>" in page
     assert "secret text" not in page
     assert json.loads(file.read_text(encoding="utf-8"))["platforms"]["webhook"]["records"]
     with serve(sandbox=build(("webhook",)), state_file=str(file)) as serving:
