@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -94,9 +95,12 @@ def write_ahead(
     lock: Lock,
     run_id: str,
     *,
-    whole: bool = False,
+    whole: datetime | None = None,
 ) -> Pointer:
-    """Commit the plan as a generation: rows, units, which batches there are, and whether everybody is in it."""
+    """Commit the plan as a generation: rows, units, and which batches there are.
+
+    whole  everybody is in it: what time it is at the platform, from which on they are put in
+    """
     last = store.newest(session, owner, pendings.KIND)
     seq = last.seq + 1 if last and last.token == lock.token else 1
     rows = bench.execute("select batch, stage from plan_batches").fetchall()
@@ -119,8 +123,8 @@ def write_ahead(
             pendings.PENDING_UNITS,
         )
         detail: dict[str, Any] = {"tables": names, "batches": {str(batch): stage for batch, stage in rows}}
-        if whole:
-            detail["whole"] = True
+        if whole is not None:
+            detail["whole"] = whole.isoformat()
         memory.remember(session, store, bench, owner, lock.token)
         pointer = store.point(session, owner, pendings.KIND, lock.token, seq, detail)
         _log_unusable(session, store, bench, owner, run_id, pointer)

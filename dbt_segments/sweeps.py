@@ -11,14 +11,16 @@ followed by no sweep of its own, but asserted once more when that one has ended.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from dbt_segments.audiences import recorded
 from dbt_segments.destinations.base import Audience, Destination
-from dbt_segments.errors import DestinationError
+from dbt_segments.errors import DestinationError, UnknownError
 from dbt_segments.report import count_of
 from dbt_segments.send import Sender
 from dbt_segments.state import pending as pendings
@@ -31,19 +33,20 @@ from dbt_segments.values import Sync
 from dbt_segments.warehouse import Session, moment
 
 PHASE = "sweep"
-# What the platform counts as put in a little before the generation was, stays: clocks differ, by less than this.
+# What was put in so little before the generation stays: the platform's own clocks may differ a little.
 MARGIN = timedelta(minutes=15)
 # A sweep whose request got no answer may run without our knowing; after this it has ended.
 _LONGEST = timedelta(days=1)
-_RANK = {"sending": 1, "submitted": 2, "accepted": 3, "unknown": 3}
+_RANK = {"sending": 1, "submitted": 2, "accepted": 3, "rejected": 3, "unknown": 3}
 
 
 @dataclass(frozen=True)
 class Sweep:
     """What became of the sweep of one generation.
 
-    state  of the last time that it was asked for: sending, submitted, accepted, unknown (it failed, or nobody knows)
-    until  when it had ended, as far as that is known; the warehouse's clock, UTC without a zone
+    state  of the last time that it was asked for: sending (and no answer), submitted, accepted, rejected (surely not
+           done), unknown (its job failed, or nobody knows)
+    until  by when it has ended, as far as that is known; the warehouse's clock, UTC without a zone
     """
 
     generation: str
@@ -57,33 +60,52 @@ class Cycle:
     """The newest generation that asserted everybody, and the sweeps there have been.
 
     began    when the generation was committed, before its first request
+    since    the same by the platform's clock, aware: clocks may differ by anything, and be set right in between
     own      its own sweep, if that was asked for
     running  a sweep whose job has not ended, of this generation or of an older one
-    crossed  it was sent while an older sweep ran
+    crossed  it was sent while an older sweep ran, or may have run
+    again    everybody must be asserted once more: what it crossed has ended, or not all of it was sent
     """
 
     generation: str
     began: datetime
+    since: datetime
     own: Sweep | None
     running: Sweep | None
     crossed: bool
+    again: bool
 
 
 def newest_cycle(session: Session, store: Store, ids: Sequence[str]) -> Cycle | None:
     """The newest cycle of a sync, under any of its ids; None where everybody was never asserted."""
     found = session.rows(
-        f"select id, committed_at from {store.table('pointers')} where kind = ? and owner in {in_list(ids)} "
+        f"select id, committed_at, detail from {store.table('pointers')} where kind = ? and owner in {in_list(ids)} "
         "and detail like ? order by committed_at desc, token desc, seq desc limit 1",
-        [pendings.KIND, '%"whole": true%'],
+        [pendings.KIND, '%"whole": %'],
     )
     if not found:
         return None
-    generation, began = str(found[0][0]), found[0][1]
+    generation, began, detail = str(found[0][0]), found[0][1], json.loads(found[0][2])
     sweeps = _sweeps(session, store, ids)
     own = next((one for one in sweeps if one.generation == generation), None)
     running = next((one for one in sweeps if one.state == "submitted"), None)
-    crossed = any(one is not own and (one.state == "submitted" or one.until > began) for one in sweeps)
-    return Cycle(generation, began, own, running, crossed)
+    older = [one for one in sweeps if one is not own and one.state != "rejected"]
+    over = max((one.until for one in older), default=began)
+    crossed = (running is not None and running is not own) or over > began
+    ended = running is None and session.value(f"select {session.now}") > over
+    again = (crossed and ended) or not _is_sent(session, store, generation, detail)
+    since = datetime.fromisoformat(detail["whole"])
+    return Cycle(generation, began, since, own, running, crossed, again)
+
+
+def _is_sent(session: Session, store: Store, generation: str, detail: dict[str, Any]) -> bool:
+    """Whether every batch got to the destination and was answered; else the run was cut off in between."""
+    rows = session.rows(
+        f"select distinct batch from {store.table('sync_batches')} where generation = ? and batch is not null "
+        "and state in ('submitted', 'accepted', 'rejected')",
+        [generation],
+    )
+    return {int(number) for number in detail["batches"]} <= {int(row[0]) for row in rows}
 
 
 def _sweeps(session: Session, store: Store, ids: Sequence[str]) -> list[Sweep]:
@@ -101,9 +123,9 @@ def _sweeps(session: Session, store: Store, ids: Sequence[str]) -> list[Sweep]:
 
 
 def wants_all(session: Session, store: Store, ids: Sequence[str]) -> bool:
-    """Whether everybody must be asserted although nothing has changed: never done yet, or it crossed a sweep."""
+    """Whether everybody must be asserted although nothing has changed: not wholly done yet, or it crossed a sweep."""
     cycle = newest_cycle(session, store, ids)
-    return cycle is None or (cycle.crossed and cycle.running is None)
+    return cycle is None or cycle.again
 
 
 class Sweeper:
@@ -141,7 +163,7 @@ class Sweeper:
             if cycle is None or known is None or known.account != self._destination.account():
                 return ()
             if cycle.running is None:
-                if cycle.crossed or (cycle.own is not None and cycle.own.state == "accepted"):
+                if cycle.crossed or cycle.again or (cycle.own is not None and cycle.own.state == "accepted"):
                     return ()
                 if not self._is_ripe(session, cycle):
                     return ()
@@ -189,18 +211,21 @@ class Sweeper:
         return ("replace: whoever else was put in before has been removed",)
 
     def _sweep(self, sender: Sender, audience: Audience, cycle: Cycle) -> tuple[str, ...]:
-        now = self._log(cycle.generation, "sending")
-        before = cycle.began.replace(tzinfo=timezone.utc) - MARGIN
-        outcome = sender.play(self._destination.sweep(audience, before, now))
+        self._log(cycle.generation, "sending")
+        before = cycle.since.astimezone(timezone.utc) - MARGIN
+        try:
+            outcome = sender.play(self._destination.sweep(audience, before))
+        except UnknownError:
+            raise
+        except DestinationError as error:
+            self._log(cycle.generation, "rejected", reason=error.code)
+            raise
         self._log(cycle.generation, "accepted" if outcome.done else "submitted", outcome.job)
         return (f"replace: everybody else who was put in before {before:%Y-%m-%d %H:%M} UTC is being removed",)
 
-    def _log(self, generation: str, state: str, job: str | None = None, reason: str | None = None) -> datetime:
-        """Write one state of the sweep; returns the warehouse's time, aware."""
+    def _log(self, generation: str, state: str, job: str | None = None, reason: str | None = None) -> None:
+        """Write one state of the sweep."""
         row = self._logbook.batch(generation, None, PHASE, state, job=job, reason=reason)
-        with self._session() as session:
-            with session.transaction():
-                self._lock.fence(session)
-                self._store.log(session, "sync_batches", [row])
-            now: datetime = session.value(f"select {session.now}")
-        return now.replace(tzinfo=timezone.utc)
+        with self._session() as session, session.transaction():
+            self._lock.fence(session)
+            self._store.log(session, "sync_batches", [row])

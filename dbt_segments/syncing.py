@@ -261,9 +261,11 @@ class SyncRun:
         made: Plan,
         base: SyncResult,
     ) -> SyncResult:
+        with resting(bench):
+            whole = sender.play(self._destination.clock(audience)) if made.whole else None
         with resting(bench), self._session() as session:
             args = (session, self._store, bench, self._sync.id, lock, self._run_id)
-            generation = write_ahead(*args, whole=made.whole)
+            generation = write_ahead(*args, whole=whole)
             self._record_rules(session, lock)
         courier = Courier(
             self._project.state,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dbt_segments.deliver import Courier
 from dbt_segments.destinations.google_ads import GoogleAds
 from dbt_segments.errors import ConfigError
 from dbt_segments.sandbox.google_ads import GoogleAds as Platform
@@ -216,17 +217,50 @@ def test_a_sweep_that_fails_is_told_and_tried_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_nobody_is_swept_where_the_clocks_differ(world: World, hours: int) -> None:
-    """A moment of ours would be another one there."""
+def test_the_warehouse_s_clock_may_be_wrong(world: World, hours: int) -> None:
+    """The moment is one of the platform's own clock, so nobody of ours goes and everybody else does."""
+    assert world.serving is not None
+    world.serving.sandbox.clock.advance(hours * 3600)
+    world.sync()
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+def test_a_sweep_that_is_refused_holds_nothing_up(world: World) -> None:
+    """Surely nothing was done: it is asked for again, and nobody is sent again because of it."""
     world.sync()
     enter(world, EVE)
     assert world.serving is not None
-    world.serving.sandbox.clock.advance(hours * 3600)
+    world.serving.sandbox.faults.add({"kind": "status", "status": 400, "times": 20, "match": {"op": "sweep"}})
     told = world.sync()
-    assert "Google's clock is 60 minutes off the warehouse's" in " ".join(told.notes)
-    assert world.calls("sweep") == []
-    assert world.held() == emails(ADA, BOB, EVE)
-    world.serving.sandbox.clock.advance(-hours * 3600)
+    assert "not removed yet" in " ".join(told.notes)
+    world.segment([1, 2, 3])
+    for _ in range(4):
+        world.sync()
+    assert len(world.calls("add")) == 2
+    world.serving.sandbox.faults.clear()
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+def test_a_run_that_dies_before_it_sends_everybody_is_made_up_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has changed in the segment, so nothing else would ask for it."""
+    world.segments = {"vip": {"label": "VIP buyers", "syncs": [{**SYNC, "mode": "mirror"}]}}
+    until_quiet(world, set())
+    enter(world, EVE)
+    world.segments = {"vip": {"label": "VIP buyers", "syncs": [SYNC]}}
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Courier, "deliver", dies)
+        world.sync()
+    age(world, 24)
     until_quiet(world, emails(ADA, BOB))
     assert world.held() == emails(ADA, BOB)
 

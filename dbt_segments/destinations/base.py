@@ -521,12 +521,14 @@ class Destination:
         """Add, remove or replace one batch."""
         raise NotImplementedError
 
-    def sweep(self, audience: Audience, before: datetime, now: datetime) -> Flow[Outcome]:
+    def clock(self, audience: Audience) -> Flow[datetime]:
+        """What time it is at the platform; aware. Of those that `sweeps`."""
+        raise NotImplementedError
+
+    def sweep(self, audience: Audience, before: datetime) -> Flow[Outcome]:
         """Take out whoever was put in last before a moment; may be asked for again with the same moment.
 
-        before  aware, UTC; members of ours were put in after it
-        now     the warehouse's time, aware. Raises RefusedError where the platform's clock differs from it so much that
-                `before` may not mean the same there
+        before  by the platform's clock, aware, UTC; members of ours were put in after it
         """
         raise NotImplementedError
 

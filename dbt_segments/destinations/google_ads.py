@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
@@ -47,8 +47,6 @@ PAGE = "1000"
 # How often the rest of a batch is sent again without members that were refused: each time some are named.
 _ROUNDS = 50
 _KINDS = {"contact_id": (*CONTACTS, *ADDRESS), "user_id": ("external_id",)}
-# How much Google's clock and the warehouse's may differ.
-_CLOCKS = timedelta(minutes=5)
 _PROCESSING = ("PROCESSING", "REQUEST_STATUS_UNKNOWN")
 _REASON = "PROCESSING_ERROR_REASON_"
 
@@ -279,14 +277,16 @@ class GoogleAds(Destination):
             return Outcome(job=job, done=False)
         raise UnknownError("google_ads: a status that is not documented", code="status")
 
-    def sweep(self, audience: Audience, before: datetime, now: datetime) -> Flow[Outcome]:
-        """Remove whoever was ingested last before a moment, as a job."""
+    def clock(self, audience: Audience) -> Flow[datetime]:
+        """When Google answers, as its answer says. Raises UnknownError where that is missing."""
         reply = yield self._lists("GET", audience.id)
-        said = _date(reply)
-        if said is None or abs(said - now) > _CLOCKS:
-            minutes = abs(said - now).total_seconds() / 60 if said else 0
-            clock = f"Google's clock is {minutes:,.0f} minutes off the warehouse's" if said else "Google tells no time"
-            raise RefusedError(f"google_ads: {clock}, so whom to remove would be a guess", code="clock")
+        try:
+            return parsedate_to_datetime(reply.headers.get("date", ""))
+        except ValueError:
+            raise UnknownError("google_ads: an answer without its time", code="date") from None
+
+    def sweep(self, audience: Audience, before: datetime) -> Flow[Outcome]:
+        """Remove whoever was ingested last before a moment, as a job."""
         body = {"destinations": [self._destination(audience)], "removeAsOfTime": f"{before:%Y-%m-%dT%H:%M:%SZ}"}
         reply = yield Call("POST", "/audienceMembers:removeAll", body=json.dumps(body, separators=(",", ":")))
         return Outcome(job=_request_id(reply), done=False)
@@ -309,14 +309,6 @@ class GoogleAds(Destination):
         verb = "remove" if op is Op.REMOVE else "ingest"
         text = json.dumps(head, separators=(",", ":"))
         return Call("POST", f"/audienceMembers:{verb}", body=f'{text[:-1]},"audienceMembers":[{rows}]}}')
-
-
-def _date(reply: Reply) -> datetime | None:
-    """When the platform answered, by its own clock; None where it does not say."""
-    try:
-        return parsedate_to_datetime(reply.headers.get("date", ""))
-    except ValueError:
-        return None
 
 
 def _request_id(reply: Reply) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Line:
         answer = self.platform.answer(asked)
         body = json.loads(request.content) if request.content and asked.op != "token" else None
         self.seen.append((asked.op, dict(request.url.params), body, answer.body))
-        return httpx.Response(answer.status, json=answer.body)
+        return httpx.Response(answer.status, json=answer.body, headers={"date": formatdate(usegmt=True)})
 
     def of(self, op: str) -> list[tuple[dict[str, str], Any, Any]]:
         return [(query, body, answer) for name, query, body, answer in self.seen if name == op]
@@ -86,7 +87,9 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             world.segment(members)
             for _ in range(3):
                 world.sync()
-    assert [len(line.of(op)) for op in ("create", "add", "remove", "sweep")] == [1, 2, 1, 2]
+    # Where consent comes by a column, members are refused without being named, and nobody is swept.
+    sweeps = 2 if request.param == "constants" else 0
+    assert [len(line.of(op)) for op in ("create", "add", "remove", "sweep")] == [1, 2, 1, sweeps]
     yield line
 
 
@@ -143,7 +146,7 @@ def test_the_sandbox_answers_in_google_s_messages(line: Line) -> None:
         "sweep": datamanager_v1.RemoveAllAudienceMembersResponse,
         "poll": datamanager_v1.RetrieveRequestStatusResponse,
     }
-    assert {name for name, *_ in line.seen} == {*messages, "token"}
+    assert {name for name, *_ in line.seen} | {"sweep"} == {*messages, "token"}
     for name, message in messages.items():
         for _, _, answer in line.of(name):
             json_format.ParseDict(answer, message.pb()(), ignore_unknown_fields=False)
@@ -155,7 +158,7 @@ def test_the_sandbox_answers_in_google_s_messages(line: Line) -> None:
 )
 def test_google_s_messages_refuse_what_they_do_not_know(line: Line, change: dict[str, Any]) -> None:
     """So the tests above can fail."""
-    [(_, added, _)] = line.of("add")
+    (_, added, _), *_ = line.of("add")
     with pytest.raises(json_format.ParseError):
         exactly(datamanager_v1.IngestAudienceMembersRequest, {**added, **change})
 
