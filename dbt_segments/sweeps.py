@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from dbt_segments.audiences import recorded
 from dbt_segments.destinations.base import Audience, Destination
@@ -64,7 +63,7 @@ class Cycle:
     own      its own sweep, if that was asked for
     running  a sweep whose job has not ended, of this generation or of an older one
     crossed  it was sent while an older sweep ran, or may have run
-    again    everybody must be asserted once more: what it crossed has ended, or not all of it was sent
+    again    everybody must be asserted once more: what it crossed has ended
     """
 
     generation: str
@@ -85,7 +84,7 @@ def newest_cycle(session: Session, store: Store, ids: Sequence[str]) -> Cycle | 
     )
     if not found:
         return None
-    generation, began, detail = str(found[0][0]), found[0][1], json.loads(found[0][2])
+    generation, began = str(found[0][0]), found[0][1]
     sweeps = _sweeps(session, store, ids)
     own = next((one for one in sweeps if one.generation == generation), None)
     running = next((one for one in sweeps if one.state == "submitted"), None)
@@ -93,19 +92,8 @@ def newest_cycle(session: Session, store: Store, ids: Sequence[str]) -> Cycle | 
     over = max((one.until for one in older), default=began)
     crossed = (running is not None and running is not own) or over > began
     ended = running is None and session.value(f"select {session.now}") > over
-    again = (crossed and ended) or not _is_sent(session, store, generation, detail)
-    since = datetime.fromisoformat(detail["whole"])
-    return Cycle(generation, began, since, own, running, crossed, again)
-
-
-def _is_sent(session: Session, store: Store, generation: str, detail: dict[str, Any]) -> bool:
-    """Whether every batch got to the destination and was answered; else the run was cut off in between."""
-    rows = session.rows(
-        f"select distinct batch from {store.table('sync_batches')} where generation = ? and batch is not null "
-        "and state in ('submitted', 'accepted', 'rejected')",
-        [generation],
-    )
-    return {int(number) for number in detail["batches"]} <= {int(row[0]) for row in rows}
+    since = datetime.fromisoformat(json.loads(found[0][2])["whole"])
+    return Cycle(generation, began, since, own, running, crossed, crossed and ended)
 
 
 def _sweeps(session: Session, store: Store, ids: Sequence[str]) -> list[Sweep]:
@@ -123,7 +111,7 @@ def _sweeps(session: Session, store: Store, ids: Sequence[str]) -> list[Sweep]:
 
 
 def wants_all(session: Session, store: Store, ids: Sequence[str]) -> bool:
-    """Whether everybody must be asserted although nothing has changed: not wholly done yet, or it crossed a sweep."""
+    """Whether everybody must be asserted although nothing has changed: never done yet, or it crossed a sweep."""
     cycle = newest_cycle(session, store, ids)
     return cycle is None or cycle.again
 
@@ -163,7 +151,7 @@ class Sweeper:
             if cycle is None or known is None or known.account != self._destination.account():
                 return ()
             if cycle.running is None:
-                if cycle.crossed or cycle.again or (cycle.own is not None and cycle.own.state == "accepted"):
+                if cycle.crossed or (cycle.own is not None and cycle.own.state == "accepted"):
                     return ()
                 if not self._is_ripe(session, cycle):
                     return ()
