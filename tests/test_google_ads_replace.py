@@ -95,6 +95,7 @@ def test_others_go_once_everybody_is_confirmed(world: World) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_change_sends_everybody_anew_so_that_none_of_ours_is_old(world: World) -> None:
     """Members who were ingested long ago stay, also while their jobs run for hours."""
     until_quiet(world, set())
@@ -127,6 +128,7 @@ def test_a_mirror_leaves_others_alone(world: World) -> None:
     assert world.held() == emails(ADA)
 
 
+@pytest.mark.slow
 def test_no_sweep_follows_while_one_batch_is_in_doubt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most are confirmed, one is not: that one may be in as of old, and would go."""
     monkeypatch.setattr(GoogleAds, "limits", dataclasses.replace(GoogleAds.limits, members=1))
@@ -152,7 +154,7 @@ def test_no_sweep_follows_while_one_batch_is_in_doubt(world: World, monkeypatch:
 @pytest.mark.parametrize(
     "policy",
     [
-        {"fail": "INTERNAL_ERROR"},
+        pytest.param({"fail": "INTERNAL_ERROR"}, marks=pytest.mark.slow),
         pytest.param({"lose": 1}, marks=pytest.mark.slow),
         pytest.param({"forget_jobs": True}, marks=pytest.mark.slow),
     ],
@@ -204,6 +206,7 @@ def test_a_sweep_without_an_answer_is_asked_for_again_with_the_same_time(world: 
     assert len(moments) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_that_fails_is_told_and_tried_again(world: World) -> None:
     world.sync()
     enter(world, EVE)
@@ -216,7 +219,7 @@ def test_a_sweep_that_fails_is_told_and_tried_again(world: World) -> None:
     assert world.held() == emails(ADA, BOB)
 
 
-@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("hours", [-1, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_warehouse_s_clock_may_be_wrong(world: World, hours: int) -> None:
     """The moment is one of the platform's own clock, so nobody of ours goes and everybody else does."""
     assert world.serving is not None
@@ -228,6 +231,7 @@ def test_the_warehouse_s_clock_may_be_wrong(world: World, hours: int) -> None:
     assert world.held() == emails(ADA, BOB, CYD)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_refused_holds_nothing_up(world: World) -> None:
     """Surely nothing was done: it is asked for again, and nobody is sent again because of it."""
     world.sync()
@@ -245,6 +249,7 @@ def test_a_sweep_that_is_refused_holds_nothing_up(world: World) -> None:
     assert world.held() == emails(ADA, BOB, CYD)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_before_it_sends_everybody_is_made_up_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +270,7 @@ def test_a_run_that_dies_before_it_sends_everybody_is_made_up_for(
     assert world.held() == emails(ADA, BOB)
 
 
+@pytest.mark.slow
 def test_who_enters_while_a_sweep_runs_is_asserted_once_more(world: World) -> None:
     """What crossed a sweep is followed by none: everybody is sent again when that one has ended, and then by one."""
     world.sync()
@@ -289,6 +295,7 @@ def test_a_held_sync_sweeps_nobody(world: World) -> None:
     assert world.held() == emails(ADA, BOB)
 
 
+@pytest.mark.slow
 def test_a_refusal_beside_a_sweep_is_obeyed(world: World) -> None:
     """Who opts out while a sweep runs goes by a removal of their own."""
     world.suppress = ["opt_outs"]

@@ -201,6 +201,7 @@ def test_another_folder_and_dbts_variables(shop: DbtProject, meta: Platform, tmp
 # -- what goes wrong ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_token_that_is_not_set(shop: DbtProject, meta: Platform) -> None:
     """The message names file, connection, key and variable; only the syncs of other connections go on."""
     connections = shop.path / "destinations.yml"

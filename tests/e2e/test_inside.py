@@ -395,6 +395,7 @@ def test_ctrl_c_and_crashes_sync_nothing(shop: Shop, monkeypatch: pytest.MonkeyP
 # -- dbt-segments build and run -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @duckdb_only
 def test_the_wrappers_pass_options_through(shop: Shop) -> None:
     """They need no hook line, take dbt's options as they are, sync once, and end with the worse exit code."""
