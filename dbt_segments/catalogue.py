@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from dbt_segments.destinations import registry
-from dbt_segments.destinations.base import ConnectionSettings, Destination, Support
+from dbt_segments.destinations.base import ConnectionSettings, Destination, Op, Support
 
 
 def types() -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def describe(type_name: str) -> dict[str, Any]:
             "requests_per_s": cls.limits.requests_per_s,
             "concurrency": cls.limits.concurrency,
         },
-        "operations": {op.value: _support(support) for op, support in cls.operations.items()},
+        "operations": {op.value: _support(cls, op) for op in cls.operations},
         "retention_days": cls.retention_days,
         "modes": list(cls.modes),
         "consent_channel": cls.channel,
@@ -69,7 +69,10 @@ def _matches(name: str, cls: type[Destination]) -> str:
     return "never" if not sizes else "alone" if 1 in sizes else "together"
 
 
-def _support(support: Support) -> str:
+def _support(cls: type[Destination], op: Op) -> str:
+    support = cls.operations[op]
+    if op is Op.REPLACE and cls.sweeps:
+        return "yes: everybody is added, and a later run removes whoever else is in"
     return "yes" if support is Support.FULL else f"no: {support.value}"
 
 

@@ -63,6 +63,13 @@ def test_a_missing_operation_says_whose_lack_it_is(
     assert "together" in next(line for line in text.splitlines() if line.startswith("  city "))
 
 
+def test_a_replace_in_two_steps_says_so() -> None:
+    """Google has no call for it, and a sync has the mode all the same."""
+    text = call("show", "google_ads").stdout
+    assert "modes of a classic sync: mirror, replace" in text
+    assert "replace yes: everybody is added, and a later run removes whoever else is in" in text
+
+
 def test_an_unknown_type_gets_the_nearest() -> None:
     """As everywhere."""
     done = call("show", "mta")
