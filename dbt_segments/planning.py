@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from dbt_segments import sweeps, tally
+from dbt_segments import cycles, tally
 from dbt_segments.coding import OPS, Coding
 from dbt_segments.destinations.base import Audience, Batch, Destination, Row
 from dbt_segments.diff import Inputs, Standing, fetch_changes, measure
@@ -71,7 +71,7 @@ class Planner:
         running = open_rows(self.store, generations)
         # While a job runs nobody knows who is in; the run after it asserts everybody.
         sweeping = coding.sweeps and not held and running is None
-        full = self.full or (sweeping and sweeps.wants_all(state, self.store, ids))
+        full = self.full or (sweeping and cycles.wants_all(state, self.store, ids))
         inputs = Inputs(
             frozen=frozen,
             refusals=refusals,
@@ -92,7 +92,7 @@ class Planner:
         try:
             standing = measure(state, inputs)
             coding = self._look(state, bench, coding, inputs)
-            if (replacing or sweeping) and not inputs.full and _differs(bench):
+            if (replacing or sweeping) and not inputs.full and _differs(bench, owed=replacing):
                 for table in ("changes", "record", "open_units", "encoded", "want", "coded"):
                     bench.execute(f"drop table {table}")
                 inputs = replace(inputs, full=True)
@@ -185,9 +185,14 @@ def _make_distinct(bench: duckdb.DuckDBPyConnection) -> None:
     bench.execute("create or replace table refused_units as select distinct kind, value from refused_units")
 
 
-def _differs(bench: duckdb.DuckDBPyConnection) -> bool:
-    """Whether anybody would be added, changed or removed."""
-    return bench.execute("select count(*) from changes where (forced or not same) and not sharer").fetchone() != (0,)
+def _differs(bench: duckdb.DuckDBPyConnection, *, owed: bool) -> bool:
+    """Whether anybody would be added, changed or removed; unless `owed`, removals that are tried again do not count.
+
+    Otherwise one that always fails would send everybody in every run.
+    """
+    counts = "" if owed else " and (wanted or old_status is distinct from 'perhaps')"
+    found = bench.execute(f"select count(*) from changes where (forced or not same) and not sharer{counts}")
+    return found.fetchone() != (0,)
 
 
 def examples(bench: duckdb.DuckDBPyConnection, coding: Coding, audience: Audience, number: int) -> Iterator[str]:

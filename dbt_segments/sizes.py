@@ -87,7 +87,8 @@ def last_change(session: Session, store: Store, sync: Sync) -> datetime | None:
     """When members were last sent or taken out; aware, UTC."""
     found = session.value(
         f"select max(recorded_at) from {store.table('sync_batches')} where sync_id in "
-        f"{in_list((sync.id, *sync.former_ids))} and state in ('accepted', 'submitted', 'unknown')"
+        f"{in_list((sync.id, *sync.former_ids))} and state in ('accepted', 'submitted', 'unknown') "
+        "and batch is not null"
     )
     return found.replace(tzinfo=timezone.utc) if found is not None else None
 

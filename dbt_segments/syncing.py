@@ -5,16 +5,17 @@ Network and warehouse take turns: no connection to the warehouse is open while a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import duckdb
 
-from dbt_segments import builds, cadence, guard, membership, record, sizes, tally
+from dbt_segments import builds, cadence, cycles, guard, membership, record, sizes, tally
 from dbt_segments.audiences import AudienceHeldError, Recorded, Resolver, gone, recorded
 from dbt_segments.coding import Coding
+from dbt_segments.cycles import Cycle
 from dbt_segments.deliver import Courier, Delivery, write_ahead
 from dbt_segments.destinations.base import Audience, Destination
 from dbt_segments.encode import encoding
@@ -126,9 +127,11 @@ class SyncRun:
             with self._project.sessions(self._lock_timeout_s) as (models, state):
                 made = self._plan(models, state, bench, keep=False)
                 known = recorded(state, self._store, self._sync)
+                sweep = cycles.outlook(state, self._store, self._sync) if self._coding.sweeps else None
             if made is None:
                 return self._held(_audience_of(known), self._forecast or Counts()), ()
-            self._is_held_by(made)
+            if not self._is_held_by(made) and sweep is not None and not self._holds:
+                self._note(sweep)
             new = "" if self._destination.made_with_members else "(new audience)"
             audience = known.audience if known else Audience(new, self._sync.audience_name)
             if self._destination.records and known is None:
@@ -155,11 +158,13 @@ class SyncRun:
         if skipped is not None:
             return skipped
         self._gate()
-        self._sweep(lock, sender)
+        sweeper = self._sweeper(lock)
+        if sweeper is not None and not self._holds:
+            self._say(sweeper.ask(sender))
         # A threshold that holds the sync was found in a plan of everything: make one of the refusals alone. One whose
         # audience has gone begins anew, by policy. Each happens once.
         for _ in range(3):
-            result = self._attempt(lock, sender)
+            result = self._attempt(lock, sender, sweeper)
             if result is not None:
                 return result
         return self._held(None, Counts())
@@ -186,13 +191,12 @@ class SyncRun:
         if any(generation.open_batches for generation in generations):
             self._ended = recovery.poll(sender, generations)
 
-    def _sweep(self, lock: Lock, sender: Sender) -> None:
-        """Bring a sweep forward that an earlier run's plan asks for; a held sync asks for nothing."""
-        if not self._coding.sweeps or self._holds:
-            return
+    def _sweeper(self, lock: Lock) -> Sweeper | None:
+        """What ends a replace, where the platform takes no list whole."""
+        if not self._coding.sweeps:
+            return None
         logbook = Logbook(self._run_id, self._sync.id, lock.token)
-        for text in Sweeper(self._session, self._store, lock, self._sync, self._destination, logbook).step(sender):
-            self._note(text)
+        return Sweeper(self._session, self._store, lock, self._sync, self._destination, logbook)
 
     def _not_due(self, due: Due) -> SyncResult | None:
         with self._session() as session:
@@ -209,7 +213,7 @@ class SyncRun:
             audience_id=known.audience.id if known and not self._destination.records else None,
         )
 
-    def _attempt(self, lock: Lock, sender: Sender) -> SyncResult | None:
+    def _attempt(self, lock: Lock, sender: Sender, sweeper: Sweeper | None) -> SyncResult | None:
         """One try; None when the plan must be made again: a threshold now holds it, or it starts over."""
         with open_workbench(self._project.settings.memory_limit) as bench:
             with self._project.sessions(self._lock_timeout_s) as (models, state):
@@ -225,10 +229,12 @@ class SyncRun:
                 if made.requests == 0:
                     self._settle(state, bench, lock, made)
                     self._record_rules(state, lock)
+                cycle = self._due_cycle(state, sweeper)
+                result = replace(result, notes=tuple(self._notes))
             resolver = Resolver(
                 self._project.state, self._store, lock, self._destination, sender.play, self._lock_timeout_s
             )
-            if made.requests == 0:
+            if made.requests == 0 and cycle is None:
                 result = self._attended(resolver, known.audience, result) if known else result
                 return self._with_left(resolver, lock, result)
             try:
@@ -241,8 +247,22 @@ class SyncRun:
             except AudienceHeldError as error:
                 self._hold(error.code, error.message, error.hint)
                 return self._held(None, made.found.counts)
+            if sweeper is not None and cycle is not None:
+                with resting(bench):
+                    self._say(sweeper.sweep(sender, audience, cycle))
+                result = replace(result, notes=tuple(self._notes))
+            if made.requests == 0:
+                return self._with_left(resolver, lock, self._attended(resolver, audience, result))
             result = self._send(lock, sender, bench, resolver, audience, made, result)
             return self._with_left(resolver, lock, result)
+
+    def _due_cycle(self, state: Session, sweeper: Sweeper | None) -> Cycle | None:
+        """The cycle whose sweep goes out now; a held sync sweeps nobody."""
+        if sweeper is None or self._holds:
+            return None
+        cycle, said = cycles.due(state, self._store, self._sync)
+        self._say(said)
+        return cycle
 
     def _settle(self, state: Session, bench: duckdb.DuckDBPyConnection, lock: Lock, made: Plan) -> None:
         """Take what needs no request into the ledger: rows that changed without changing what is sent."""
@@ -413,6 +433,10 @@ class SyncRun:
         self._has_left = self._store.newest(state, owner, left.KIND) is not None
         self._left = left.count(state, self._store, owner, table)
         self._waiting = left.waiting(state, read_ledger(state, self._store, owner), table)
+
+    def _say(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self._note(text)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbt_segments.deliver import Courier
+from dbt_segments.destinations.base import Audience, Reply
 from dbt_segments.destinations.google_ads import GoogleAds
 from dbt_segments.errors import ConfigError
 from dbt_segments.sandbox.google_ads import GoogleAds as Platform
-from dbt_segments.sandbox.google_ads_upload import CODEC
+from dbt_segments.sandbox.google_ads_upload import CODEC, Reader
 from dbt_segments.sandbox.server import Serving, build, serve
 from dbt_segments.values import SyncResult
 from tests.one_click.case_google_ads import CASE
@@ -60,6 +63,19 @@ def age(world: World, hours: float) -> None:
             keys[key] -= hours * 3600
 
 
+def fault(world: World, **fault: Any) -> None:
+    assert world.serving is not None
+    world.serving.sandbox.faults.add(fault)
+
+
+def pass_days(world: World, days: int, *tables: str) -> None:
+    """What the state has logged so far was logged so many days before."""
+    for table in tables:
+        column = "committed_at" if table == "pointers" else "recorded_at"
+        name = f"{world.warehouse.schema}_dbt_segments.{table}"
+        world.sql(f"update {name} set {column} = {column} - interval '{days} days'")
+
+
 def until_quiet(world: World, mine: set[tuple[str, str]], most: int = 12) -> list[SyncResult]:
     """Sync until nothing is asked any more; whoever is ours is in at each step."""
     results = []
@@ -79,12 +95,15 @@ def test_others_go_once_everybody_is_confirmed(world: World) -> None:
     enter(world, EVE)
     assert "once that is confirmed, a later run removes whom others put in" in " ".join(sent.notes)
     assert world.calls("sweep") == []
+    [planned] = world.plan().run.syncs
+    assert "once everybody is confirmed, everybody else who was put in before" in " ".join(planned.notes)
     asked = world.sync()
     assert world.held() == emails(ADA, BOB, EVE)
     done = world.sync()
     assert "is being removed" in " ".join(asked.notes)
     assert "has been removed" in " ".join(done.notes)
     assert world.held() == emails(ADA, BOB)
+    assert not [note for note in world.plan().run.syncs[0].notes if "replace" in note]
     quiet = world.sync()
     assert (quiet.status, quiet.requests) == ("noop", 0), quiet
     assert not [note for note in quiet.notes if "replace" in note]
@@ -311,3 +330,196 @@ def test_a_replace_cannot_keep_who_has_left(world: World) -> None:
     world.segments = {"vip": {"label": "VIP buyers", "syncs": [{**SYNC, "removals": False}]}}
     with pytest.raises(ConfigError, match="a `replace` cannot keep who has left"):
         world.sync()
+
+
+# -- nobody of ours goes: what is not on record is no evidence ------------------------------------------------
+
+
+def test_no_sweep_follows_a_batch_that_was_never_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of ours may be in through others; as long as they were not put in by us, they would go."""
+    monkeypatch.setattr(GoogleAds, "limits", dataclasses.replace(GoogleAds.limits, members=1, concurrency=1))
+    fault(world, kind="status", status=403, times=-1, after=1, match={"op": "add"})
+    world.sync()
+    for address in (ADA, BOB, EVE):
+        enter(world, address)
+    for _ in range(3):
+        world.sync()
+        assert world.calls("sweep") == []
+        assert emails(ADA, BOB) <= world.held()
+    assert world.serving is not None
+    world.serving.sandbox.faults.clear()
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB)
+
+
+def test_no_sweep_follows_once_the_record_of_what_was_sent_is_gone(world: World) -> None:
+    """Refusals that named nobody were logged there: a log that expires takes no warning with it."""
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    world.segment([1, 2, 3])
+    fault(world, kind="partial", match={"op": "add"})
+    for _ in range(2):
+        world.sync()
+    pass_days(world, 100, "sync_batches", "pointers", "gc_runs")
+    world.variables = {"retention": {"sync_batches": 90}}
+    for _ in range(3):
+        world.sync()
+    assert world.state("sync_batches") == []
+    assert len(world.calls("sweep")) == 1
+    assert emails(ADA, EVE) <= world.held()
+
+
+@pytest.mark.slow
+def test_a_former_name_sweeps_no_more(world: World) -> None:
+    """A deployment that was not told of the rename knows nothing of who was put in since, and warns of it."""
+    old, new = world.segments, {"vip2": {"label": "VIP buyers", "renamed_from": ["vip"], "syncs": [SYNC]}}
+    until_quiet(world, set())
+    world.segments = new
+    world.segment([1, 2, 3], "vip2")
+    until_quiet(world, set())
+    assert world.held() == emails(ADA, BOB, CYD)
+    age(world, 24)
+    swept = len(world.calls("sweep"))
+    world.segments = old
+    said = [" ".join(world.sync(full=full).notes) for full in (True, False, False)]
+    assert "goes on under another id" in said[-1]
+    assert len(world.calls("sweep")) == swept
+    assert emails(CYD) <= world.held()
+    enter(world, EVE)
+    world.segments = new
+    world.segment([1, 3], "vip2")
+    until_quiet(world, emails(ADA, CYD))
+    assert world.held() == emails(ADA, CYD)
+
+
+@pytest.mark.slow
+def test_a_name_that_came_back_begins_anew(world: World) -> None:
+    """What was asserted under it says nothing of members who were to be put in under the other one, and were not."""
+    old, new = world.segments, {"vip2": {"label": "VIP buyers", "renamed_from": ["vip"], "syncs": [SYNC]}}
+    world.sync()
+    for address in (CYD, EVE):
+        enter(world, address)
+    world.segments = new
+    world.segment([1, 2, 3], "vip2")
+    fault(world, kind="partial", rows=3, match={"op": "add"})
+    world.sync()
+    assert "without naming them" in " ".join(world.sync().notes)
+    world.segments = {"vip": {**old["vip"], "renamed_from": ["vip2"]}}
+    world.segment([1, 2, 3])
+    until_quiet(world, emails(ADA, BOB, CYD))
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+@pytest.mark.slow
+def test_an_empty_segment_sweeps_nobody(world: World) -> None:
+    """Its members are removed by name; that everybody else should go is more than an empty model says."""
+    until_quiet(world, set())
+    enter(world, EVE)
+    world.variables = {"hold": {"empty": "ignore", "remove_fraction": 1.0}}
+    world.segment([])
+    until_quiet(world, set())
+    assert world.held() == emails(EVE)
+
+
+def test_a_threshold_holds_the_sweep_too(world: World) -> None:
+    """A segment that has lost most of its members holds everything that removes somebody."""
+    world.sync()
+    enter(world, EVE)
+    world.variables = {"hold": {"remove_members": 0, "remove_fraction": 0.1}}
+    world.segment([1])
+    held = world.sync()
+    assert (held.status, held.reason.split(":")[0]) == ("held", "too_many_removals"), held
+    assert world.calls("sweep") == []
+    world.segment([1, 2])
+    until_quiet(world, emails(ADA, BOB))
+    assert world.held() == emails(ADA, BOB)
+
+
+@pytest.mark.slow
+def test_a_foreign_mark_holds_the_sweep_too(world: World) -> None:
+    """The list was taken over by another project: nobody is swept out of what is not certainly ours."""
+    world.sync()
+    [audience] = platform(world).audiences.values()
+    enter(world, EVE)
+    audience.description = "dbt-segments:another:sync:0"
+    held = world.sync()
+    assert (held.status, held.reason.split(":")[0]) == ("held", "foreign_mark"), held
+    assert world.calls("sweep") == []
+
+
+@pytest.mark.slow
+def test_a_removal_that_keeps_failing_sends_nobody_else(world: World) -> None:
+    """It is tried again in every run, alone, and what others put in goes all the same."""
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    world.segment([1])
+    fault(world, kind="status", status=400, times=-1, match={"op": "remove"})
+    before = len(world.calls("add"))
+    for _ in range(5):
+        world.sync()
+    assert len(world.calls("add")) == before + 1
+    assert world.held() == emails(ADA)
+
+
+@pytest.mark.slow
+def test_who_is_refused_by_name_and_was_there_before_is_not_swept_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member whom we sent before, and whom Google refuses now, may still be wanted there."""
+    until_quiet(world, set())
+    age(world, 24)
+    enter(world, EVE)
+    read = Reader._identifier
+
+    def picky(self: Reader, one: Any, where: str) -> Any:
+        if one == {"emailAddress": sha(BOB)}:
+            self._blame(where, "INVALID_FORMAT")
+            return None
+        return read(self, one, where)
+
+    world.segment([1, 2, 3])
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "_identifier", picky)
+        said = [" ".join(world.sync().notes) for _ in range(3)][-1]
+    assert "refused 1 member whom it had taken before, who might go as well" in said
+    assert len(world.calls("sweep")) == 1
+    assert emails(ADA, BOB, CYD, EVE) == world.held()
+    assert set(platform(world).violations) == {"add: INVALID_FORMAT"}
+    platform(world).violations.clear()
+
+
+@pytest.mark.slow
+def test_an_answer_to_a_later_request_says_nothing_of_an_earlier_one(world: World) -> None:
+    """A sweep that got no answer may run for a day, although the next one was refused."""
+    world.sync()
+    enter(world, EVE)
+    fault(world, kind="reset_before", times=20, match={"op": "sweep"})
+    world.sync()
+    assert world.serving is not None
+    world.serving.sandbox.faults.clear()
+    fault(world, kind="status", status=400, match={"op": "sweep"})
+    world.sync()
+    world.segment([1, 2, 3])
+    fault(world, kind="status", status=400, match={"op": "sweep"})
+    world.sync()
+    asked = len(world.calls("sweep"))
+    for _ in range(3):
+        world.sync()
+    assert len(world.calls("sweep")) == asked
+    pass_days(world, 2, "sync_batches", "pointers")
+    until_quiet(world, emails(ADA, BOB, CYD))
+    assert len(world.calls("sweep")) == asked + 1
+    assert world.held() == emails(ADA, BOB, CYD)
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
+def test_the_platform_s_time_is_utc_however_it_is_written(world: World, zone: str) -> None:
+    settings = {name: value for name, value in world.connections["google_ads"].items() if name != "type"}
+    destination = GoogleAds(GoogleAds.settings_model.model_validate(settings))
+    flow = destination.clock(Audience("7"))
+    next(flow)
+    with pytest.raises(StopIteration) as ended:
+        flow.send(Reply(200, {"date": f"Tue, 24 Nov 2026 09:00:00 {zone}"}))
+    assert ended.value.value == datetime(2026, 11, 24, 9, tzinfo=timezone.utc)

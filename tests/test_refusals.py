@@ -86,7 +86,7 @@ def test_consent_that_is_neither_a_yes_nor_a_no_holds(world: World) -> None:
     world.segment([1, 2, 3])
     result = world.sync()
     assert (result.status, result.reason.split(":")[0]) == ("held", "consent_unclear"), result
-    assert "1 values of the consent column ads_consent" in result.reason
+    assert "the consent column ads_consent has 1 value beyond yes and no" in result.reason
     assert world.held() == {email(ADA)}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
@@ -281,9 +281,11 @@ class GoogleAds(Destination):
         """When Google answers, as its answer says. Raises UnknownError where that is missing."""
         reply = yield self._lists("GET", audience.id)
         try:
-            return parsedate_to_datetime(reply.headers.get("date", ""))
+            found = parsedate_to_datetime(reply.headers.get("date", ""))
         except ValueError:
             raise UnknownError("google_ads: an answer without its time", code="date") from None
+        # HTTP's times are in UTC, also those that say `-0000`, which Python takes as no zone.
+        return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
     def sweep(self, audience: Audience, before: datetime) -> Flow[Outcome]:
         """Remove whoever was ingested last before a moment, as a job."""

@@ -103,6 +103,31 @@ def passed_on(session: Session, store: Store) -> set[str]:
     return {owner for owner, token, seq in rows if (head := newest[owner]) and (head.token, head.seq) == (token, seq)}
 
 
+def inherited(session: Session, store: Store, owner: str) -> int:
+    """The token under which this owner last took over the ledger of another name; 0 where it never did."""
+    table = store.table("pointers")
+    found = session.value(
+        f"select max(n.token) from {table} n join {table} o on o.id = n.parent and o.kind = n.kind "
+        "where n.kind = ? and n.owner = ? and n.seq = 0 and o.owner <> n.owner",
+        [KIND, owner],
+    )
+    return int(found or 0)
+
+
+def has_heir(session: Session, store: Store, owner: str) -> bool:
+    """Whether the ledger has gone on under another name, and has not come back since.
+
+    Unlike `passed_on` also where an older deployment has synced under this name since.
+    """
+    table = store.table("pointers")
+    found = session.value(
+        f"select count(*) from {table} n join {table} o on o.id = n.parent and o.kind = n.kind "
+        "where n.kind = ? and o.owner = ? and n.seq = 0 and n.owner <> o.owner and o.token >= ?",
+        [KIND, owner, inherited(session, store, owner)],
+    )
+    return bool(found)
+
+
 def lines(session: Session, store: Store, ids: Sequence[str]) -> list[str]:
     """Of a sync's ids, today's first, those whose ledger counts.
 
