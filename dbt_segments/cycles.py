@@ -137,12 +137,13 @@ def wants_all(session: Session, store: Store, ids: Sequence[str]) -> bool:
 
 def due(session: Session, store: Store, sync: Sync) -> tuple[Cycle | None, tuple[str, ...]]:
     """The cycle whose sweep can be asked for now; or None, and what there is to say of that."""
-    cycle = newest_cycle(session, store, (sync.id, *sync.former_ids))
+    ids = (sync.id, *sync.former_ids)
+    cycle = newest_cycle(session, store, ids)
     if cycle is None or cycle.running is not None or cycle.crossed:
         return None, ()
     if cycle.own is not None and cycle.own.state == "accepted":
         return None, ()
-    if ledgers.has_heir(session, store, sync.id):
+    if ledgers.has_heir(session, store, ids):
         return None, (f"warning: replace: nobody else is removed: {sync.id} goes on under another id",)
     unnamed = _unnamed(session, store, sync.id, cycle)
     if unnamed is None or not _is_confirmed(session, store, sync.id, cycle):
@@ -211,8 +212,9 @@ def _refused(session: Session, store: Store, owner: str) -> int:
 
 def outlook(session: Session, store: Store, sync: Sync) -> str | None:
     """What a plan says of a sweep that is still to come; None where none is."""
-    cycle = newest_cycle(session, store, (sync.id, *sync.former_ids))
-    if cycle is None or cycle.crossed or ledgers.has_heir(session, store, sync.id):
+    ids = (sync.id, *sync.former_ids)
+    cycle = newest_cycle(session, store, ids)
+    if cycle is None or cycle.crossed or ledgers.has_heir(session, store, ids):
         return None
     if cycle.own is not None and cycle.own.state in ("submitted", "accepted"):
         return None

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbt_segments.state.store import Pointer, Store
+from dbt_segments.state.store import Pointer, Store, in_list
 from dbt_segments.warehouse import Session
 
 KIND = "ledger"
@@ -114,16 +114,17 @@ def inherited(session: Session, store: Store, owner: str) -> int:
     return int(found or 0)
 
 
-def has_heir(session: Session, store: Store, owner: str) -> bool:
-    """Whether the ledger has gone on under another name, and has not come back since.
+def has_heir(session: Session, store: Store, ids: Sequence[str]) -> bool:
+    """Whether the ledger of the first of a sync's ids has gone on under another name, and has not come back since.
 
-    Unlike `passed_on` also where an older deployment has synced under this name since.
+    Unlike `passed_on` also where an older deployment has synced under this name since. One that the sync says it had
+    meanwhile is no heir.
     """
     table = store.table("pointers")
     found = session.value(
         f"select count(*) from {table} n join {table} o on o.id = n.parent and o.kind = n.kind "
-        "where n.kind = ? and o.owner = ? and n.seq = 0 and n.owner <> o.owner and o.token >= ?",
-        [KIND, owner, inherited(session, store, owner)],
+        f"where n.kind = ? and o.owner = ? and n.seq = 0 and n.owner not in {in_list(ids)} and o.token >= ?",
+        [KIND, ids[0], inherited(session, store, ids[0])],
     )
     return bool(found)
 
