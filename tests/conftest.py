@@ -15,6 +15,10 @@ from tests.projects import DbtProject, DuckDBWarehouse, MakeProject, PostgresWar
 _BOTH_IN_CI = (
     "test_invariants",
     "test_guard",
+    "test_builds",
+    "test_macros",
+    "test_membership_macro",
+    "test_state_schema",
     "test_cadence_engine",
     "test_refusals",
     "test_rename",
@@ -48,6 +52,7 @@ _LONG = (
     "one_click/test_one_field.py",
     "one_click/test_pinterest.py",
     "test_cadence_engine.py",
+    "test_google_ads_replace.py",
     "test_google_ads_syncs.py",
     "test_inventory.py",
     "test_lifecycle.py",
@@ -67,10 +72,11 @@ _LONG = (
 _FIRST_CASE = (
     "test_invariants.py",
     "test_guard.py",
+    "test_macros.py",
     "e2e/test_inside.py",
 )
-# Of what every platform must do it takes the plain cases.
-_PLAIN = ("test_a_first_sync", "test_an_audience_that_was_deleted")
+# Of what every platform must do it takes the plain case.
+_PLAIN = ("test_a_first_sync",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
