@@ -188,6 +188,7 @@ def test_a_digest_is_not_hashed_again(value: str) -> None:
         ("phone", "12", "US", "phone_too_short"),
         ("country", "Atlantis", None, "country_unknown"),
         ("postal_code", "--", None, "postal_code_invalid"),
+        ("postal_code", "ada@example.com", None, "holds_email"),
         ("maid", "00000000-0000-0000-0000-000000000000", None, "maid_zero"),
         ("maid", "384000008cf011bdb23e10b96e40000d", None, "maid_invalid"),
         ("maid", "38400000-8cf0-11bd-b23e-10b96e40000g", None, "maid_invalid"),

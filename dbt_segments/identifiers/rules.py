@@ -178,16 +178,30 @@ def spaced_name(drops: Affix) -> Rule:
     return Rule("spaced_name", 1, True, steps, _nothing_left, (f"drops={drops}",))
 
 
+# People type their address into whichever field there is, and exports shift columns: in clear it must not leave.
+_HOLDS_EMAIL = rf"(?s:.*[^{WHITE_SPACE}@]@[^{WHITE_SPACE}@]+\.[^{WHITE_SPACE}@.].*)"
+
+
+def _or_holds_email(code: str) -> Callable[[str], str]:
+    """The reason of a rule that also refuses what holds an e-mail address."""
+    return lambda text: f"case when {matches(text, _HOLDS_EMAIL)} then 'holds_email' else {literal(code)} end"
+
+
 def name_as_written(longest: int) -> Rule:
-    """In clear, as written (NFC); a name of more characters than the platform takes is left out, never cut."""
+    """In clear, as written (NFC); a name of more characters than the platform takes is left out, never cut.
+
+    So is one that holds an e-mail address.
+    """
 
     def fitting(terms: Terms) -> str:
-        return f"case when length({terms.value}) <= {longest} then {terms.value} end"
+        fine = f"length({terms.value}) <= {longest} and not {matches(terms.value, _HOLDS_EMAIL)}"
+        return f"case when {fine} then {terms.value} end"
 
     def composed(terms: Terms) -> str:
         return f"nfc_normalize({terms.value})"
 
-    return Rule("name_as_written", 1, False, (composed, fitting), _always("name_too_long"), (f"longest={longest}",))
+    reason, options = _or_holds_email("name_too_long"), (f"longest={longest}",)
+    return Rule("name_as_written", 2, False, (composed, fitting), reason, options)
 
 
 def initial() -> Rule:
@@ -253,13 +267,14 @@ def postal_code() -> Rule:
 
 
 def postal_code_as_written() -> Rule:
-    """As written, in clear; what holds no letter and no digit is refused."""
+    """As written, in clear; what holds no letter and no digit is refused, and so is an e-mail address."""
     shape = r"(?s:.*[\p{L}\p{N}].*)"
 
     def checked(terms: Terms) -> str:
-        return f"case when {matches(terms.text, shape)} then nfc_normalize({terms.text}) end"
+        fine = f"{matches(terms.text, shape)} and not {matches(terms.text, _HOLDS_EMAIL)}"
+        return f"case when {fine} then nfc_normalize({terms.text}) end"
 
-    return Rule("postal_code_as_written", 1, False, (checked,), _always("postal_code_invalid"))
+    return Rule("postal_code_as_written", 2, False, (checked,), _or_holds_email("postal_code_invalid"))
 
 
 def country(case: Case = "lower", hashed: bool = True) -> Rule:
