@@ -2,8 +2,9 @@
 
 Source: Meta, Marketing API v26.0 "Error reference" and "Rate limiting", read 2026-11. Meta is judged by its codes,
 not by the HTTP status. Not confirmed on a live account: that 200/1870047 (below) is still what a removal gets that
-would leave the audience too small. It is listed in the error reference without its main code; the pair is in a
-peer's recorded answers (grouparoo, pull request 1108, HTTP 400). 1487366 and 1487301 are known from a peer only.
+would leave the audience too small. It is listed in the error reference without its main code, so the subcode alone
+counts; the pair is in a peer's recorded answers (grouparoo, pull request 1108, HTTP 400). 1487366 and 1487301 are known
+from a peer only.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _final(call: Call, number: int | None, sub: int | None, code: str) -> Fault 
         return Fault(
             AuthError(f"meta: {_TOKEN.get(sub or 0, 'the access token was refused')}", code=code, hint=_RENEW_HINT)
         )
-    if (number, sub) == (200, _TOO_SMALL):
+    if sub == _TOO_SMALL:
         return Fault(RefusedError("meta: the audience would become too small", code=code, owed=True))
     if number == 2650 and sub is not None:
         return _of_replace(sub, code)

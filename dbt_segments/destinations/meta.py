@@ -54,6 +54,7 @@ _STATUS = {
     "471": "flagged",
 }
 _TOO_SMALL_TO_DELIVER = "300"
+_UNUSABLE = 400  # and every delivery code above it
 # Source: "Data Processing Options", read 2026-11. For customer lists only California counts.
 _LIMITED = ("DATA_PROCESSING_OPTIONS", "DATA_PROCESSING_OPTIONS_COUNTRY", "DATA_PROCESSING_OPTIONS_STATE")
 
@@ -205,8 +206,14 @@ class Meta(Destination):
         return Audience(id=_id(reply.json), name=name, mark=mark, account=self.account())
 
     def adopt(self, audience: Audience, mark: str) -> Flow[Audience]:
-        """Keep what people wrote in the description and put our mark behind it; an older mark of ours goes."""
-        reply = yield Call("GET", f"/{audience.id}", query={"fields": "id,description,retention_days"})
+        """Keep what people wrote in the description and put our mark behind it; an older mark of ours goes.
+
+        Raises RefusedError for an audience that is no customer list, or that forgets its members.
+        """
+        reply = yield Call("GET", f"/{audience.id}", query={"fields": "id,subtype,description,retention_days"})
+        if reply.json.get("subtype") not in (None, "CUSTOM"):
+            hint = "choose one of subtype CUSTOM, or let the sync make its own"
+            raise RefusedError("meta: the audience is no customer list", code="subtype", hint=hint)
         days = _count(reply.json.get("retention_days"))
         if days:
             raise RefusedError(
@@ -217,7 +224,8 @@ class Meta(Destination):
         words = str(reply.json.get("description") or "")
         described = with_mark(words, mark)
         if described != words:
-            yield Call("POST", f"/{audience.id}", form={"description": described})
+            reply = yield Call("POST", f"/{audience.id}", form={"description": described})
+            _done(reply)
         return dataclasses.replace(audience, mark=mark)
 
     def size(self, audience: Audience) -> Flow[Size]:
@@ -231,9 +239,10 @@ class Meta(Destination):
 
     def delete(self, audience: Audience) -> Flow[None]:
         try:
-            yield Call("POST", f"/{audience.id}", form={"method": "DELETE"})
+            reply = yield Call("POST", f"/{audience.id}", form={"method": "DELETE"})
         except GoneError:
             return
+        _done(reply)
 
     def check(self) -> Flow[list[Finding]]:
         return checks.check(self.account(), secret(self.settings.access_token).strip())
@@ -318,6 +327,12 @@ def _id(entry: Any) -> str:
     return str(value)
 
 
+def _done(reply: Reply) -> None:
+    """Raises UnknownError where an answer does not say that the change was made."""
+    if reply.json.get("success") is not True:
+        raise UnknownError("meta: an answer that does not say that it was done", code="success")
+
+
 def _count(value: Any) -> int | None:
     """A number that Meta writes as a number or as text; -1 and everything else is not available."""
     text = str(value)
@@ -330,4 +345,6 @@ def _status(entry: Any) -> str:
     )
     if operation == "200" and delivery == _TOO_SMALL_TO_DELIVER:
         return "too small to deliver"
+    if operation == "200" and (_count(delivery) or 0) >= _UNUSABLE:
+        return f"unusable (delivery code {delivery})"
     return _STATUS.get(operation, f"code {operation}" if operation else "")

@@ -232,6 +232,25 @@ def test_an_audience_that_forgets_is_not_taken_over() -> None:
     assert caught.value.code == "retention_days"
 
 
+@pytest.mark.parametrize("subtype", ["LOOKALIKE", "WEBSITE", "ENGAGEMENT"])
+def test_what_is_no_customer_list_is_not_taken_over(subtype: str) -> None:
+    """It takes no members, and nothing is written to it."""
+    with pytest.raises(RefusedError) as caught:
+        play(meta().adopt(AUDIENCE, MARK), {"id": AUDIENCE.id, "subtype": subtype, "description": ""})
+    assert caught.value.code == "subtype"
+    play(meta().adopt(AUDIENCE, MARK), {"id": AUDIENCE.id, "subtype": "CUSTOM", "description": MARK})
+
+
+@pytest.mark.parametrize("reply", [{}, {"success": False}, {"success": "maybe"}])
+def test_a_change_that_is_not_confirmed_is_not_done(reply: dict[str, Any]) -> None:
+    """An audience that was not deleted, or has no mark, is not taken for one that was."""
+    with pytest.raises(UnknownError):
+        play(meta().delete(AUDIENCE), reply)
+    with pytest.raises(UnknownError):
+        play(meta().adopt(AUDIENCE, MARK), {"id": AUDIENCE.id, "description": ""}, reply)
+    assert play(meta().delete(AUDIENCE), {"success": True})[0] is None
+
+
 @pytest.mark.parametrize(
     ("description", "written"),
     [
@@ -263,6 +282,10 @@ def test_adopt_keeps_the_words(description: str | None, written: str | None) -> 
             Size(status="too small to deliver"),
         ),
         ({"operation_status": {"code": 200}, "delivery_status": {"code": 200}}, Size(status="ready")),
+        (
+            {"operation_status": {"code": 200}, "delivery_status": {"code": 400}},
+            Size(status="unusable (delivery code 400)"),
+        ),
         ({"operation_status": {"code": 471}}, Size(status="flagged")),
         ({"operation_status": {"code": 450}}, Size(status="code 450")),
     ],
@@ -412,9 +435,13 @@ def test_code_1_is_tried_once_more() -> None:
     assert fault.max_tries == 2
 
 
-def test_a_removal_that_would_leave_too_few_is_owed() -> None:
-    """200/1870047 is no permission error: the removal stays owed, and halves would not help."""
-    fault = meta().fault(USERS, refusal(200, 1870047))
+@pytest.mark.parametrize("code", [200, 100, 2650])
+def test_a_removal_that_would_leave_too_few_is_owed(code: int) -> None:
+    """Subcode 1870047 is no permission error: the removal stays owed, and halves would not help.
+
+    Meta lists the subcode without its main code.
+    """
+    fault = meta().fault(USERS, refusal(code, 1870047))
     assert fault is not None
     assert isinstance(fault.error, RefusedError)
     assert (fault.error.owed, fault.error.divisible, fault.retry) == (True, False, False)
