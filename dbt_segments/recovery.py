@@ -30,11 +30,13 @@ class Ended:
     refused       rows that the destination refused singly
     unattributed  refusals that it counted without naming rows
     lost          why jobs ended without an outcome; their members count as perhaps there
+    warnings      what the destination says against members, for people
     """
 
     refused: int = 0
     unattributed: int = 0
     lost: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Recovery:
@@ -139,6 +141,7 @@ class Recovery:
             sum(len(one.refused) for one in outcomes),
             sum(one.unattributed for one in outcomes),
             tuple(dict.fromkeys(one.lost for one in outcomes if one.lost)),
+            tuple(dict.fromkeys(text for one in outcomes for text in one.warnings)),
         )
 
     def _ask(self, sender: Sender, audience: Audience, generation: Generation, batch: int) -> dict[str, Any] | None:

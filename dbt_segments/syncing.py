@@ -623,6 +623,7 @@ def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
     notes = (
         [f"{count_of(ended.refused, 'member')} of an earlier run refused when its job ended"] if ended.refused else []
     )
+    notes += [f"warning: {text}" for text in ended.warnings]
     result = replace(result, notes=(*result.notes, *notes))
     return _to_be_read(result, said) if said else result
 

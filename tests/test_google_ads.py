@@ -556,6 +556,15 @@ def test_a_place_outside_the_batch_refuses_all_of_it() -> None:
         play(google().push(AUDIENCE, batch()), outside)
 
 
+def test_what_google_has_against_members_that_it_takes_is_told() -> None:
+    """By its reasons alone: a field or a description may hold anything."""
+    field = {"field": "audience_members[0]", "description": "ada@example.com", "reason": "SOMETHING_ODD"}
+    said = [field, field, {"reason": "for ada@example.com"}, "odd"]
+    outcome, _ = play(google().push(AUDIENCE, batch()), {"requestId": "r-1", "fieldWarnings": said})
+    expected = ("google_ads: members were taken with warnings (SOMETHING_ODD, UNNAMED)",)
+    assert outcome == Outcome(job="r-1", done=False, warnings=expected)
+
+
 def test_an_empty_batch_makes_no_call() -> None:
     """No rows, no request."""
     assert play(google().push(AUDIENCE, batch(rows=""))) == (Outcome(), [])
@@ -565,6 +574,14 @@ def status(word: str, *errors: tuple[str, str]) -> dict[str, Any]:
     counts = [{"recordCount": count, "reason": f"PROCESSING_ERROR_REASON_{reason}"} for count, reason in errors]
     one: dict[str, Any] = {"destination": {"reference": "d1"}, "requestStatus": word}
     return {"requestStatusPerDestination": [{**one, **({"errorInfo": {"errorCounts": counts}} if counts else {})}]}
+
+
+def warned(word: str, *warnings: tuple[str, str]) -> dict[str, Any]:
+    """A status that has something against members that were taken."""
+    found = status(word)
+    counts = [{"recordCount": count, "reason": f"PROCESSING_WARNING_REASON_{reason}"} for count, reason in warnings]
+    found["requestStatusPerDestination"][0]["warningInfo"] = {"warningCounts": counts}
+    return found
 
 
 def counted(word: str, said: dict[str, str], verb: str = "audienceMembersIngestionStatus") -> dict[str, Any]:
@@ -579,10 +596,23 @@ def counted(word: str, said: dict[str, str], verb: str = "audienceMembersIngesti
     ("answer", "expected"),
     [
         (status("SUCCESS"), Outcome()),
-        (status("PARTIAL_SUCCESS", ("3", "INVALID_FORMAT"), ("2", "NO_CONSENT")), Outcome(unattributed=5)),
+        (
+            status("PARTIAL_SUCCESS", ("3", "INVALID_FORMAT"), ("2", "NO_CONSENT")),
+            Outcome(
+                unattributed=5, warnings=("google_ads: members were not taken (INVALID_FORMAT: 3, NO_CONSENT: 2)",)
+            ),
+        ),
         (status("PARTIAL_SUCCESS"), Outcome(unattributed=1)),
-        (status("SUCCESS", ("1", "NO_CONSENT")), Outcome(unattributed=1)),
+        (
+            status("SUCCESS", ("1", "for ada@example.com")),
+            Outcome(unattributed=1, warnings=("google_ads: members were not taken (UNNAMED: 1)",)),
+        ),
+        (
+            warned("SUCCESS", ("1200", "INTERNAL_ERROR")),
+            Outcome(warnings=("google_ads: members were taken with warnings (INTERNAL_ERROR: 1,200)",)),
+        ),
         (status("FAILED", ("4", "DENIED_CONSENT")), Outcome(lost="FAILED:DENIED_CONSENT")),
+        (status("FAILURE"), Outcome(lost="FAILED")),
         (counted("SUCCESS", {"recordCount": "12"}), Outcome(counted=12)),
         (counted("SUCCESS", {"recordCount": "12"}, "audienceMembersRemovalStatus"), Outcome(counted=12)),
         (counted("PARTIAL_SUCCESS", {"recordCount": "12"}), Outcome(unattributed=1, counted=12)),

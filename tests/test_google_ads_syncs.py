@@ -82,7 +82,39 @@ def test_members_that_a_job_refuses_without_naming_them_are_told(world: World) -
     assert (first.status, third.status) == ("success", "noop")
     assert (second.status, second.exit_code) == ("partial", 1)
     assert "refused 2 members without naming them" in second.reason
+    assert "warning: google_ads: members were not taken (NO_CONSENT: 2)" in second.notes
     assert world.held() == set()
+
+
+def test_what_google_has_against_members_that_it_takes_is_told(world: World) -> None:
+    """By the request, and by the job when it has ended; they are in all the same."""
+    platform(world).policy["warn"] = "SOMETHING_ODD"
+    first, second, third = world.sync(), world.sync(), world.sync()
+    assert "warning: google_ads: members were taken with warnings (SOMETHING_ODD)" in first.notes
+    assert "warning: google_ads: members were taken with warnings (SOMETHING_ODD: 2)" in second.notes
+    assert [one.exit_code for one in (first, second, third)] == [0, 0, 0]
+    assert world.held() == emails(ADA, BOB)
+
+
+def test_a_list_that_is_adopted_remembers_as_long_as_ours(world: World) -> None:
+    """One that forgets after 30 days is set to the longest that Google allows, and filled."""
+    info = {"uploadKeyTypes": ["CONTACT_ID"], "contactIdInfo": {"dataSourceType": "DATA_SOURCE_TYPE_FIRST_PARTY"}}
+    form = {
+        "grant_type": "refresh_token",
+        "client_id": "sandbox-client",
+        "client_secret": "sandbox-client-secret",
+        "refresh_token": "sandbox-refresh-token",
+    }
+    assert world.serving is not None
+    with httpx.Client(base_url=f"{world.serving.url}/google_ads") as http:
+        http.headers["Authorization"] = f"Bearer {http.post('/token', data=form).json()['access_token']}"
+        body = {"displayName": "By hand", "membershipDuration": "2592000s", "ingestedUserListInfo": info}
+        made = http.post("/v1/accountTypes/GOOGLE_ADS/accounts/1234567890/userLists", json=body).json()
+    world.segments = {"vip": {"label": "VIP buyers", "destinations": [{"to": "google_ads", "audience_id": made["id"]}]}}
+    world.sync()
+    world.sync()
+    assert platform(world).audiences[made["id"]].retention_days == 540
+    assert world.held() == emails(ADA, BOB)
 
 
 def test_a_removal_that_a_job_did_not_do_wholly_stays_owed(world: World) -> None:

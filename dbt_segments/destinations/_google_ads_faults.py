@@ -85,12 +85,12 @@ class _Refusal:
         self.status = said if _WORD.fullmatch(said) else ""
         self._info: dict[str, Any] = {}
         self._violations: list[tuple[str, str]] = []
-        for detail in _objects(error.get("details")):
+        for detail in objects(error.get("details")):
             if str(detail.get("@type", "")).endswith("ErrorInfo"):
                 self._info = detail
-            for one in _objects(detail.get("fieldViolations")):
-                self._violations.append((str(one.get("field", "")), _word(one.get("reason"))))
-        reasons = [reason for _, reason in self._violations] + [_word(self._info.get("reason"))]
+            for one in objects(detail.get("fieldViolations")):
+                self._violations.append((str(one.get("field", "")), word(one.get("reason"))))
+        reasons = [reason for _, reason in self._violations] + [word(self._info.get("reason"))]
         self.reasons = [reason for reason in reasons if reason]
         # The most telling comes first: a violation's own reason says more than INVALID_ARGUMENT.
         self.code = self.reasons[0] if self.reasons else self.status or str(reply.status)
@@ -163,11 +163,13 @@ class _Refusal:
         return f"google_ads: {what}" + (f" (request {given})" if _REQUEST_ID.fullmatch(given) else "")
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Those of a list; nothing of what is none."""
     for one in value if isinstance(value, list) else ():
         if isinstance(one, dict):
             yield one
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A constant of Google's; empty for anything else, which could hold a value."""
     return value if isinstance(value, str) and _WORD.fullmatch(value) else ""

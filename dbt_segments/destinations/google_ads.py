@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from dbt_segments.destinations import _google_ads_lists as lists
 from dbt_segments.destinations._google_ads_auth import TOKEN_URL, auth_of
-from dbt_segments.destinations._google_ads_faults import NAME_TAKEN, RowsRefusedError, classify
+from dbt_segments.destinations._google_ads_faults import NAME_TAKEN, RowsRefusedError, classify, objects, word
 from dbt_segments.destinations._google_ads_rows import ADDRESS, CONTACTS, MOBILE, member
 from dbt_segments.destinations._google_ads_settings import CONSENT, DENIED, GRANTED, GoogleAdsSettings
 from dbt_segments.destinations._marks import carries
@@ -48,7 +48,6 @@ PAGE = "1000"
 _ROUNDS = 50
 _KINDS = {"contact_id": (*CONTACTS, *ADDRESS), "user_id": ("external_id",)}
 _PROCESSING = ("PROCESSING", "REQUEST_STATUS_UNKNOWN")
-_REASON = "PROCESSING_ERROR_REASON_"
 
 
 class GoogleAds(Destination):
@@ -255,7 +254,8 @@ class GoogleAds(Destination):
                 rows = ",".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in left)
                 places = [place for index, place in enumerate(places) if index not in error.rows]
             else:
-                return Outcome(job=_request_id(reply), done=False, refused=refused)
+                warnings = _field_warnings(reply)
+                return Outcome(job=_request_id(reply), done=False, refused=refused, warnings=warnings)
         raise RefusedError("google_ads: other members were refused each time it was sent", code="rows")
 
     def poll(self, audience: Audience, job: str) -> Flow[Outcome]:
@@ -267,12 +267,15 @@ class GoogleAds(Destination):
         statuses = reply.json.get("requestStatusPerDestination")
         if not isinstance(statuses, list) or len(statuses) != 1 or not isinstance(statuses[0], dict):
             raise UnknownError("google_ads: a status that is not that of one list", code="status")
-        status, (refused, reasons) = str(statuses[0].get("requestStatus")), _errors(statuses[0])
-        if status == "FAILED":
-            return Outcome(lost=":".join(("FAILED", *reasons)))
+        status = str(statuses[0].get("requestStatus"))
+        refused, warned = _counts(statuses[0], "error"), _counts(statuses[0], "warning")
+        if status in ("FAILED", "FAILURE"):  # the reference's word, and that of a guide
+            return Outcome(lost=":".join(("FAILED", *(reason for reason, _ in refused))))
         if status in ("SUCCESS", "PARTIAL_SUCCESS"):
-            unattributed = max(refused, 1 if status == "PARTIAL_SUCCESS" else 0)
-            return Outcome(unattributed=unattributed, counted=_counted(statuses[0]))
+            unattributed = max(sum(count for _, count in refused), 1 if status == "PARTIAL_SUCCESS" else 0)
+            said = (("members were not taken", refused), ("members were taken with warnings", warned))
+            warnings = tuple(f"google_ads: {what} ({_listed(counts)})" for what, counts in said if counts)
+            return Outcome(unattributed=unattributed, counted=_counted(statuses[0]), warnings=warnings)
         if status in _PROCESSING:
             return Outcome(job=job, done=False)
         raise UnknownError("google_ads: a status that is not documented", code="status")
@@ -320,11 +323,28 @@ def _request_id(reply: Reply) -> str:
     return found
 
 
-def _errors(status: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """How many members a job did not take, and why, in Google's words less their common beginning."""
-    counts = (status.get("errorInfo") or {}).get("errorCounts") or []
-    refused = sum(lists.whole(one.get("recordCount")) or 0 for one in counts)
-    return refused, [str(one.get("reason", "")).removeprefix(_REASON) for one in counts]
+def _field_warnings(reply: Reply) -> tuple[str, ...]:
+    """What Google says against a request that it took, by its reasons; never a field's value."""
+    reasons = sorted({word(one.get("reason")) or "UNNAMED" for one in objects(reply.json.get("fieldWarnings"))})
+    return (f"google_ads: members were taken with warnings ({', '.join(reasons)})",) if reasons else ()
+
+
+def _counts(status: Mapping[str, Any], kind: str) -> list[tuple[str, int]]:
+    """Why a job did not take members (error) or took them with a warning, and how many of each.
+
+    The reasons are Google's words less their common beginning.
+    """
+    info = status.get(f"{kind}Info")
+    counts = info.get(f"{kind}Counts") if isinstance(info, dict) else None
+    begins = f"PROCESSING_{kind.upper()}_REASON_"
+    return [
+        (word(one.get("reason")).removeprefix(begins) or "UNNAMED", lists.whole(one.get("recordCount")) or 0)
+        for one in objects(counts)
+    ]
+
+
+def _listed(counts: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in counts)
 
 
 def _counted(status: Mapping[str, Any]) -> int | None:

@@ -34,7 +34,7 @@ _QUERY: Mapping[str, tuple[str, ...]] = {
     "update": ("updateMask",),
     "poll": ("requestId",),
 }
-_MASKS = {"displayName": "name", "description": "description"}
+_MASKS = ("displayName", "description", "membershipDuration")
 _STATUS_DAYS = 50
 
 
@@ -70,6 +70,7 @@ class GoogleAds(Platform):
     lose               so many members of a job are lost on the way, without a word but the count of the others
     strict_consent     members without both consents are not processed
     refuse             {digest: reason}: requests with such a value are refused because of it
+    warn               a reason: members are taken with this warning, by the request and by its job
     granted            whether the user still allows the access
     service_accounts   {e-mail: public key in PEM}
     match_rate         percent that lists with members show
@@ -86,6 +87,7 @@ class GoogleAds(Platform):
         "lose": 0,
         "strict_consent": False,
         "refuse": {},
+        "warn": None,
         "granted": True,
         "service_accounts": {},
         "match_rate": None,
@@ -249,8 +251,16 @@ class GoogleAds(Platform):
         for name in body:
             if name not in _MASKS:
                 raise unknown(f"user_list.{name}")
-        for mask in masks:
-            setattr(audience, _MASKS[mask], str(body.get(mask, "")))
+        days = lists.days_of(body.get("membershipDuration"))
+        if "displayName" in masks:
+            name = lists.name_of(body)
+            if any(one.name == name and one is not audience for one in self._alive()):
+                raise invalid("user_list.display_name", "DISPLAY_NAME_ALREADY_USED")
+            audience.name = name
+        if "description" in masks:
+            audience.description = str(body.get("description", ""))
+        if "membershipDuration" in masks:
+            audience.retention_days = days
         return self._get(request, audience)
 
     def _delete(self, request: Request, audience: Audience) -> Answer:
@@ -279,7 +289,12 @@ class GoogleAds(Platform):
             self.clock.now(),
         )
         self.jobs[job.id] = job
-        return Answer(200, {"requestId": job.id}, note={**note, "job": job.id})
+        said: dict[str, Any] = {"requestId": job.id}
+        if self.policy["warn"]:
+            said["fieldWarnings"] = [
+                {"field": "audience_members", "description": "sandbox", "reason": self.policy["warn"]}
+            ]
+        return Answer(200, said, note={**note, "job": job.id})
 
     @contextmanager
     def _reading(self, request: Request) -> Iterator[Reader]:
@@ -353,6 +368,9 @@ class GoogleAds(Platform):
         if job.errors:
             counts = [{"recordCount": str(count), "reason": reason} for reason, count in sorted(job.errors.items())]
             status["errorInfo"] = {"errorCounts": counts}
+        if self.policy["warn"] and job.rows and job.state != "PROCESSING":
+            reason = f"PROCESSING_WARNING_REASON_{self.policy['warn']}"
+            status["warningInfo"] = {"warningCounts": [{"recordCount": str(len(job.rows)), "reason": reason}]}
         if job.op == "sweep":
             status["removeAllAudienceMembersStatus"] = {}
         elif job.state != "PROCESSING":

@@ -25,9 +25,7 @@ def traits_of(body: Mapping[str, Any]) -> dict[str, Any]:
     for field in body:
         if field not in ("displayName", "description", "membershipDuration", "ingestedUserListInfo"):
             raise unknown(f"user_list.{field}")
-    name = body.get("displayName")
-    if not isinstance(name, str) or not name.strip():
-        raise invalid("user_list.display_name", "INVALID_DISPLAY_NAME")
+    name_of(body)
     info = body.get("ingestedUserListInfo")
     if not isinstance(info, dict):
         raise invalid("user_list.ingested_user_list_info", "REQUIRED_FIELD_MISSING")
@@ -45,6 +43,13 @@ def traits_of(body: Mapping[str, Any]) -> dict[str, Any]:
     if detail.get("keySpace", "IOS") not in ("IOS", "ANDROID"):
         raise invalid("user_list.ingested_user_list_info", "INVALID_ENUM_VALUE")
     return {"kind": kinds[0], "info": {_INFO[kinds[0]]: detail}}
+
+
+def name_of(body: Mapping[str, Any]) -> str:
+    name = body.get("displayName")
+    if not isinstance(name, str) or not name.strip():
+        raise invalid("user_list.display_name", "INVALID_DISPLAY_NAME")
+    return name
 
 
 def days_of(duration: Any) -> int:
