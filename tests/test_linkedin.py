@@ -472,9 +472,19 @@ def test_size(changes: dict[str, Any], size: Size) -> None:
 
 
 def test_deleting_what_is_gone_is_done() -> None:
-    """A segment that is not there needs no deletion."""
-    _, (call,) = play(linkedin().delete(AUDIENCE), GoneError("x"))
+    """A segment that is not there, nor listed, needs no deletion."""
+    _, (call, _) = play(linkedin().delete(AUDIENCE), GoneError("x"), listing())
     assert (call.method, call.path) == ("DELETE", GET.path)
+
+
+def test_a_new_segment_is_deleted_although_it_answers_404() -> None:
+    """What is listed is there, with its members: to take the 404 for done would leave it."""
+    _, calls = play(linkedin().delete(AUDIENCE), GoneError("x"), listing(SEGMENT), None)
+    assert [(call.method, call.path) for call in calls[::2]] == [("DELETE", GET.path)] * 2
+    fault = linkedin().fault(calls[2], error(404))
+    assert fault is not None
+    assert (fault.retry, isinstance(fault.error, TransientError)) == (True, True)
+    assert linkedin().fault(calls[2], Reply(204, empty=True)) is None
 
 
 def test_check_changes_nothing_and_says_what_it_knows() -> None:

@@ -76,7 +76,7 @@ def _passing(call: Call, reply: Reply, code: str) -> Fault | None:
     """Faults that may pass by themselves; None for all others."""
     status = reply.status
     if status == 404 and isinstance(call, PatientCall):
-        error = TransientError("linkedin: the segment is too new to take members", code=code, hint="run again later")
+        error = TransientError("linkedin: the segment is too new to be used", code=code, hint="run again later")
         return Fault(error, retry=True, wait_s=_YOUNG_S, max_tries=_YOUNG_TRIES)
     if status == 409:
         # Of a creation the next run looks first whether the segment is there by now.

@@ -201,10 +201,13 @@ class LinkedIn(Destination):
         )
 
     def delete(self, audience: Audience) -> Flow[None]:
+        """A new segment may answer 404, and stays: only one that is not listed either is gone."""
+        path = f"{SEGMENTS}/{audience.id}"
         try:
-            yield self._call("DELETE", f"{SEGMENTS}/{audience.id}", "DELETE")
+            yield self._call("DELETE", path, "DELETE")
         except GoneError:
-            return
+            if (yield from self._is_listed(audience.id)):
+                yield PatientCall("DELETE", path, headers=self._headers("DELETE"))
 
     def check(self) -> Flow[list[Finding]]:
         """Whether segments can be listed, which needs the token, the scope and the ad account together."""
@@ -249,6 +252,9 @@ class LinkedIn(Destination):
             if not entries or (len(found) >= total if isinstance(total, int) else len(entries) < _PAGE):
                 return found
 
+    def _is_listed(self, audience_id: str) -> Flow[bool]:
+        return any(str(entry.get("id")) == audience_id for entry in (yield from self._listed()))
+
     def _entry(self, audience_id: str) -> Flow[dict[str, Any]]:
         """One segment. A new one may answer 404 for minutes: what is listed is there.
 
@@ -277,7 +283,7 @@ class LinkedIn(Destination):
         try:
             reply = yield self._call("POST", path, "BATCH_CREATE", body)
         except GoneError:
-            if all(str(entry.get("id")) != audience.id for entry in (yield from self._listed())):
+            if not (yield from self._is_listed(audience.id)):
                 raise
             reply = yield PatientCall("POST", path, body=body, headers=self._headers("BATCH_CREATE"))
         return outcome_of(reply, batch.count)
