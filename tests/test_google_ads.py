@@ -272,6 +272,26 @@ def test_consent_of_a_member(consent: dict[str, str], cells: dict[str, str | Non
     assert "consent" not in written(Op.REMOVE, values, consent=consent)
 
 
+@pytest.mark.parametrize(
+    ("settings", "identifier", "data"),
+    [
+        (
+            {"upload_key_type": "mobile_id", "app_id": "com.example", "key_space": "android"},
+            "maid",
+            {"mobileData": {"mobileIds": ["m"]}},
+        ),
+        ({"upload_key_type": "user_id"}, "external_id", {"userIdData": {"userId": "m"}}),
+    ],
+)
+def test_consent_by_a_column_in_other_kinds_of_lists(settings: Any, identifier: str, data: Any) -> None:
+    """It stands beside the ids and is none of them."""
+    consent = {"ad_user_data": "c", "ad_personalization": "d"}
+    cells = {identifier: "m", "ad_user_data": "CONSENT_GRANTED", "ad_personalization": "CONSENT_DENIED"}
+    said = {"adUserData": "CONSENT_GRANTED", "adPersonalization": "CONSENT_DENIED"}
+    assert written(Op.ADD, cells, consent=consent, **settings) == {**data, "consent": said}
+    assert written(Op.REMOVE, cells, consent=consent, **settings) == data
+
+
 def test_other_kinds_of_lists() -> None:
     """One kind of key a list, as the connection says."""
     mobile = {"upload_key_type": "mobile_id", "app_id": "com.example", "key_space": "android"}
@@ -280,8 +300,9 @@ def test_other_kinds_of_lists() -> None:
     assert list(GoogleAds.offers(google().settings)) == list(PERSON)
     assert list(GoogleAds.offers(google(**mobile).settings)) == ["maid", "aaid"]
     assert list(GoogleAds.offers(google(**{**mobile, "key_space": "ios"}).settings)) == ["maid", "idfa"]
-    both = {"maid": "m", "aaid": "a"}
-    assert written(Op.ADD, both, **mobile) == {"mobileData": {"mobileIds": ["m", "a"]}}
+    for aaid, ids in (("a", ["m", "a"]), ("m", ["m"]), (None, ["m"])):
+        assert written(Op.ADD, {"maid": "m", "aaid": aaid}, **mobile) == {"mobileData": {"mobileIds": ids}}
+    assert written(Op.ADD, {"maid": None, "aaid": "a"}, **mobile) == {"mobileData": {"mobileIds": ["a"]}}
     body = json.loads(next(google(**mobile).create("VIP", MARK)).body or "")
     assert body["ingestedUserListInfo"] == {
         "uploadKeyTypes": ["MOBILE_ID"],

@@ -253,6 +253,22 @@ def test_consent_by_a_column(world: World) -> None:
     assert world.held() == emails(ADA, BOB)
 
 
+def test_consent_by_a_column_in_a_list_of_mobile_ids(world: World) -> None:
+    """A word of consent is no mobile id: those who have one are in, and nobody is refused."""
+    ids = ("6D92078A-8246-4BA4-AE5B-76104861E7DC", "38400000-8CF0-11BD-B23E-10B96E40000D")
+    world.connections["google_ads"] |= {
+        "upload_key_type": "mobile_id",
+        "app_id": "com.example.shop",
+        "key_space": "ios",
+        "consent": {"ad_user_data": "ads_consent", "ad_personalization": "granted"},
+    }
+    world.identifiers = {"idfa": "email"}
+    world.customers([(1, ids[0], None, None, True), (2, ids[1], None, None, True)])
+    first, _ = world.sync(), world.sync()
+    assert (first.status, first.counts.rejected) == ("success", 0)
+    assert world.held() == {("MOBILE_ID", one) for one in ids}
+
+
 def test_consent_of_everybody_is_sent_again_when_it_changes(world: World) -> None:
     """What was sent without it was perhaps not used."""
     world.connections["google_ads"].pop("consent")

@@ -5,6 +5,7 @@ Source: Google, Data Manager API v1, REST reference of `audienceMembers.ingest` 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 
 from dbt_segments.destinations._google_ads_settings import CONSENT, ConsentSettings
@@ -35,12 +36,20 @@ def member(op: Op, cells: Mapping[str, str], kind: str, consent: ConsentSettings
 
 def _data(cells: Mapping[str, str], kind: str) -> str:
     if kind == "mobile_id":
-        return f"""'"mobileData":{{"mobileIds":[' || concat_ws(',', {", ".join(cells.values())}) || ']}}'"""
+        return f"""'"mobileData":{{"mobileIds":[' || concat_ws(',', {", ".join(_ids(cells))}) || ']}}'"""
     if kind == "user_id":
         return f"""'"userIdData":{{"userId":' || {cells.get("external_id", "null")} || '}}'"""
     alone = (f"""'{{"{field}":' || {cells[name]} || '}}'""" for name, field in CONTACTS.items() if name in cells)
     found = ", ".join((*alone, *_address(cells)))
     return f"""'"compositeData":{{"userData":{{"userIdentifiers":[' || concat_ws(',', {found}) || ']}}}}'"""
+
+
+def _ids(cells: Mapping[str, str]) -> Iterator[str]:
+    """The mobile ids, null for one that is there already: a member may have one id in two columns."""
+    before: list[str] = []
+    for cell in (cell for name, cell in cells.items() if name not in CONSENT):
+        yield functools.reduce(lambda sql, other: f"nullif({sql}, {other})", before, cell)
+        before.append(cell)
 
 
 def _address(cells: Mapping[str, str]) -> Iterator[str]:
