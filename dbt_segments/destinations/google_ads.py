@@ -91,6 +91,7 @@ class GoogleAds(Destination):
         "how a refusal names a member of an audience; every number in brackets is taken for its place",
         "how long jobs take, and whether bodies have a largest size",
         "whether an external id may be hashed; it travels in clear",
+        "whether mobile ids that differ in case only are one; they are sent as they stand, and count as two here",
         "how a removal by time treats members whose jobs run at that moment; `mode: replace` sends those once more",
     )
 

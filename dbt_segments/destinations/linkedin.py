@@ -88,6 +88,7 @@ class LinkedIn(Destination):
         "whether a description is shown again, and partial updates, which only `audiences adopt` needs",
         "how long the API version lasts: a year at least, so until August 2027 or later",
         "after how many days an unused segment expires",
+        "whether names are compared by case; they are sent as they stand, and count as different here",
     )
     kind: ClassVar[str] = "USER"
     edge: ClassVar[str] = "users"
