@@ -259,6 +259,14 @@ def test_a_next_page_at_another_host_is_not_asked() -> None:
         play(reddit(), reddit().find("ours", "VIP buyers"), ok(page))
 
 
+def test_a_listing_without_end_is_not_read_for_ever() -> None:
+    """A page that names itself, or an earlier one, as the next."""
+    pages = [f"https://ads-api.reddit.com/api/v3/next?page.token={token}" for token in ("x", "y", "x")]
+    answers = [ok({"data": [], "pagination": {"next_url": page}}) for page in pages]
+    with pytest.raises(UnknownError, match="no end"):
+        play(reddit(), reddit().find("ours", "VIP buyers"), *answers)
+
+
 @pytest.mark.parametrize(
     ("entry", "error", "code"),
     [
@@ -444,6 +452,23 @@ def test_pace(header: str, wait_s: float | None) -> None:
     assert fault.wait_s == wait_s
 
 
+def test_a_retry_after_wins(tmp_path: Path) -> None:
+    """Reddit documents none, and only the headers of its allowances; what comes all the same is kept in full."""
+    waits: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/access_token"):
+            return httpx.Response(200, json={"access_token": "token-1", "expires_in": 3600})
+        headers = {"RateLimit": '"ads-custom-audience-ingestion";r=0;t=2', "Retry-After": "30"}
+        return httpx.Response(204) if waits else httpx.Response(429, headers=headers)
+
+    transport = httpx.MockTransport(answer)
+    destination = reddit(token_file=str(tmp_path / "tokens.json"))
+    with Sender(destination, transport=transport, sleep=waits.append, clock=lambda: sum(waits)) as sender:
+        assert sender.send(LIST, batch()).fate == "accepted"
+    assert sum(waits) >= 30
+
+
 # -- against the sandbox --------------------------------------------------------------------------------------
 
 
@@ -513,7 +538,8 @@ def test_an_allowance_that_is_used_up_is_waited_for(tmp_path: Path) -> None:
         ({"action_type": "ADD", "column_order": ["PHONE_SHA256"], "user_data": [[ALICE]]}, 400),
         ({"action_type": "ADD", "column_order": ["EMAIL_SHA256"], "user_data": [[ALICE]] * 2_501}, 400),
         ({"action_type": "ADD", "column_order": ["EMAIL_SHA256"], "user_data": [[ALICE]], "more": 1}, 400),
-        ({"action_type": "REPLACE", "column_order": ["EMAIL_SHA256"], "user_data": [[ALICE]]}, 404),
+        ({"action_type": "REPLACE", "column_order": ["EMAIL_SHA256"], "user_data": [[ALICE]]}, 400),
+        ({"column_order": ["EMAIL_SHA256"], "user_data": [[ALICE]]}, 400),
     ],
 )
 def test_the_sandbox_is_as_strict_as_the_schema(serving: Serving, body: Any, status: int) -> None:
@@ -538,6 +564,14 @@ def test_the_sandbox_blocks_libraries_and_strangers(serving: Serving, headers: d
     """A generic User-Agent is a 403 before anything else is looked at; without a token it is a 401."""
     url = f"{serving.url}/reddit/api/v3/custom_audiences/ca.1"
     assert httpx.get(url, headers=headers).status_code == status
+
+
+def test_the_version_that_has_ended(serving: Serving, tmp_path: Path) -> None:
+    """v2 answers 410, and that is what is said of it."""
+    destination = connected(serving, tmp_path, api_version="v2.0")
+    with Sender(destination) as sender, pytest.raises(RefusedError, match="version has ended") as caught:
+        sender.play(destination.check())
+    assert caught.value.code == "410/GONE"
 
 
 def test_a_refresh_token_that_is_replaced_is_kept(serving: Serving, tmp_path: Path) -> None:

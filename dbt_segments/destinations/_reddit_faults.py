@@ -40,7 +40,9 @@ def classify(call: Call, reply: Reply) -> Fault | None:
     if status == 403:
         return Fault(AuthError("reddit: permission refused", code=code, hint=CAUSES))
     if status == 429:
-        return Fault(TransientError("reddit: throttled", code=code), retry=True, wait_s=pace_s(reply))
+        # A `Retry-After` is not documented; should one come, it wins.
+        wait_s = None if "retry-after" in reply.headers else pace_s(reply)
+        return Fault(TransientError("reddit: throttled", code=code), retry=True, wait_s=wait_s)
     if status == 408 or status >= 500:
         return Fault(UnknownError(f"reddit: server error {status}", code=code), retry=True)
     return Fault(_refused(call, reply, code))

@@ -134,6 +134,7 @@ class Reddit(Destination):
     proves = "that the request was well formed: Reddit answers 204 without a word about rows, and matches later"
     unsure = (
         "whether names of audiences are unique",
+        "whether `=` and a name filter a listing; if not, a run that died while making an audience makes another",
         "whether a refresh token is ever replaced; if so the new one is kept",
         "after how long an audience gets the status EXPIRED",
         "how long matching takes; 48 hours are allowed before anything is said about sizes",
@@ -168,7 +169,7 @@ class Reddit(Destination):
         The filter is a wish only: what comes back is compared again.
         """
         call = Call("GET", f"/ad_accounts/{self.account()}/custom_audiences", {"name": f"={name}", "page.size": PAGE})
-        found = []
+        found, asked = [], set()
         while True:
             reply = yield call
             entries, following = _page(reply)
@@ -178,6 +179,9 @@ class Reddit(Destination):
             # Given as a whole address. Credentials go to our own host only, so it must be there.
             if urlsplit(following)[:2] != urlsplit(self.root())[:2]:
                 raise DestinationError("reddit: the next page of a listing is at another host", code="next_url")
+            if following in asked:
+                raise UnknownError("reddit: a listing that has no end", code="next_url")
+            asked.add(following)
             call = Call("GET", following)
 
     def get(self, audience_id: str) -> Flow[Audience]:

@@ -30,7 +30,7 @@ _DIGEST = re.compile("[0-9a-f]{64}").fullmatch
 _INGESTION = (("ads-custom-audience-ingestion", 3_000, 900), ("ads-custom-audience-ingestion-burst", 500, 60))
 _TAXONOMY = (("ads-targeting-taxonomy", 100, 60),)
 _POLICIES = {
-    **dict.fromkeys(("create", "delete", "add", "remove"), _INGESTION),
+    **dict.fromkeys(("create", "delete", "add", "remove", "change"), _INGESTION),
     **dict.fromkeys(("find", "get"), _TAXONOMY),
 }
 _READY_FROM = 1_000
@@ -66,7 +66,7 @@ class Reddit(Platform):
         if place["account"]:
             return {"GET": "find", "POST": "create"}.get(request.method, "")
         if place["users"]:
-            return _action(request).lower() if request.method == "PATCH" else ""
+            return _action(request).lower() or "change" if request.method == "PATCH" else ""
         return {"GET": "get", "DELETE": "delete"}.get(request.method, "")
 
     def answer(self, request: Request) -> Answer:
@@ -132,6 +132,8 @@ class Reddit(Platform):
 
     def _admit(self, request: Request) -> None:
         self._check_agent(request)
+        if request.path.startswith("/api/v2"):
+            raise Refusal(_error(410, "v2 has ended", "GONE"))
         if not request.op:
             raise Refusal(_error(404, "no such call", "NOT_FOUND"))
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -207,6 +209,8 @@ class Reddit(Platform):
     def _change(self, request: Request, audience: Audience) -> Answer:
         """Add or remove people: all rows or none."""
         data = _body(request, {"action_type", "column_order", "user_data"})
+        if request.op == "change":
+            raise Refusal(_invalid("action_type", "ADD or REMOVE"))
         columns, rows = data["column_order"], data["user_data"]
         if not isinstance(columns, list) or not columns or not {*columns} <= {*CODEC.names}:
             raise Refusal(_invalid("column_order", "EMAIL_SHA256, MAID_SHA256 or both"))
