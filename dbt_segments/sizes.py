@@ -30,7 +30,7 @@ SETTLES_H = 24
 # A daily job begins its next run a little less than a day after the last change of the one before.
 _TOLERANCE = timedelta(hours=1)
 # What `status` of a row says where ads cannot use the audience, whatever the platform calls it.
-_GONE, _ENDED, _UNATTENDED = "gone", "ended: ", "unattended"
+_GONE, _ENDED, _UNATTENDED, _WRONG = "gone", "ended: ", "unattended", "wrong: "
 _BUDGET = Budget(tries=2, wait_s=10.0)
 
 
@@ -149,6 +149,8 @@ def _ask(due: list[_Due], tell: Callable[[str], None]) -> list[tuple[_Due, Size]
                     size = replace(size, status=_ENDED + size.ended)
                 elif one.attended and not sender.play(destination.is_attended(one.audience)):
                     size = replace(size, status=_UNATTENDED)
+                elif size.wrong:
+                    size = replace(size, status=_WRONG + size.wrong)
             except NotImplementedError:
                 return []
             except GoneError:
@@ -194,7 +196,11 @@ def amiss(session: Session, store: Store, sync: Sync) -> tuple[str, ...]:
         [known.audience.id],
     )
     status = str(rows[0][0] or "") if rows else ""
-    if status == _UNATTENDED:
+    error: DestinationError
+    if status.startswith(_WRONG):
+        said = status.removeprefix(_WRONG)
+        error = DestinationError(f"{sync.id}: audience {known.audience.id} ({known.audience.name}): {said}")
+    elif status == _UNATTENDED:
         error = untargeted(sync, known.audience)
     elif status == _GONE or status.startswith(_ENDED):
         ended = status.removeprefix(_ENDED) if status.startswith(_ENDED) else ""
@@ -223,6 +229,10 @@ def said(cls: type[Destination], measure: Measure | None, changed: datetime | No
     if until > now:
         return [f"processing until about {until:%Y-%m-%d %H:%M} UTC"]
     people = measure.upper if measure is not None and measure.settled else None
+    if people is None and measure is not None and measure.settled and measure.status == "processing":
+        hours = settles_after(cls) // timedelta(hours=1)
+        few = f"; it uses an audience from about {cls.minimum:,} matched people on" if cls.minimum else ""
+        return [f"warning: no_size: {cls.type} names no size, {hours} hours after the last change{few}"]
     if people is None or cls.minimum is None or people >= cls.minimum:
         return []
     matched = f"{people:,} people matched; {cls.type} uses an audience from about {cls.minimum:,} on"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from dbt_segments import pipeline, sizes
 from dbt_segments.choose import choose
 from dbt_segments.destinations.auth import Outgoing
 from dbt_segments.destinations.base import Audience, Batch, Call, Op, Outcome, Reply, Size
@@ -289,6 +291,10 @@ def test_an_audience_that_expired() -> None:
     assert found.ended == "EXPIRED"
 
 
+FAILED = "processing failed at Reddit; if this stays, `dbt-segments sync --full` sends everybody again"
+REFUSED_THERE = "refused by Reddit: look at it in the Ads Manager"
+
+
 @pytest.mark.parametrize(
     ("facts", "size"),
     [
@@ -296,7 +302,9 @@ def test_an_audience_that_expired() -> None:
         ({"status": "PENDING", "size_range_lower": 0, "size_range_upper": 0}, Size(status="processing")),
         ({"status": "VALID", "size_range_lower": 1000, "size_range_upper": 1500}, Size(1000, 1500, "ready")),
         ({"status": "NOT_ENOUGH_MATCHES_ERROR", "size_range_upper": 400}, Size(None, 400, "too small to deliver")),
-        ({"status": "SERVER_ERROR"}, Size(status="processing failed at Reddit")),
+        ({"status": "SERVER_ERROR"}, Size(status="server_error", wrong=FAILED)),
+        ({"status": "USER_ERROR"}, Size(status="user_error", wrong=REFUSED_THERE)),
+        ({"status": "INVALID_DATA_SOURCE"}, Size(status="invalid_data_source", wrong=REFUSED_THERE)),
         ({"status": "SOMETHING_NEW"}, Size(status="something_new")),
     ],
 )
@@ -603,6 +611,38 @@ def test_who_has_several_identifiers(serving: Serving, tmp_path: Path, duckdb_wa
     assert world.sync().status == "success"
     assert world.held() == {("EMAIL_SHA256", ALICE), ("MAID_SHA256", _AAID), bob}
     assert serving.state()["violations"]["reddit"] == []
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("USER_ERROR", REFUSED_THERE), ("INVALID_DATA_SOURCE", REFUSED_THERE), ("SERVER_ERROR", FAILED), ("VALID", "")],
+)
+def test_a_list_that_reddit_cannot_use_is_told(
+    serving: Serving,
+    tmp_path: Path,
+    duckdb_warehouse: DuckDBWarehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    said: str,
+) -> None:
+    """In each result and in `status`, although nothing has to be sent; nothing is held or made anew for it."""
+    monkeypatch.setattr(sizes, "settles_after", lambda cls: timedelta(hours=-2))
+    world = make_world(tmp_path / "shop", duckdb_warehouse, serving)
+    world.connections = {"reddit": CASE.connection(f"{serving.url}/reddit", tmp_path)}
+    world.segments = {"vip": {"label": "VIP buyers", "destinations": ["reddit"]}}
+    world.customers([(1, "alice@example.com")])
+    world.segment([1])
+    # The size is asked for at the end of the run, and once a day.
+    made = serving.sandbox.platforms["reddit"]
+    made.policy["statuses"] = {f"ca.{2548235726874894000 + number}": status for number in range(5)}
+    assert world.sync().status == "success"
+    result = world.sync()
+    (line,) = pipeline.status(world.request()).syncs
+    assert result.status == "noop"
+    for notes in (result.notes, line.notes):
+        assert [note for note in notes if "Reddit" in note] == (
+            [f"warning: shop.vip.reddit: audience {result.audience_id} (VIP buyers): {said}"] if said else []
+        )
 
 
 class TestContract(DestinationContract):

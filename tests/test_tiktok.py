@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import duckdb
 import pytest
 from pydantic import ValidationError
 
+from dbt_segments import pipeline, sizes
 from dbt_segments.destinations.auth import Outgoing
 from dbt_segments.destinations.base import Audience, Batch, Call, Flow, Op, Outcome, Reply, Size
 from dbt_segments.destinations.tiktok import TikTok, TikTokSettings
@@ -32,7 +34,7 @@ from dbt_segments.identifiers.attempt import attempt
 from dbt_segments.sandbox.server import build, serve
 from tests.one_click.case_tiktok import CASE
 from tests.projects import DuckDBWarehouse
-from tests.world import World, make_world
+from tests.world import World, make_world, sha
 
 T = TypeVar("T")
 ADVERTISER = "7000000000000000001"
@@ -342,7 +344,7 @@ def test_an_audience_has_ended_only_once_its_last_day_is_over(changes: dict[str,
         ({"is_valid": False}, Size(1400, 1400, "not usable")),
         ({"cover_num": 0, "is_valid": False}, Size(None, None, "processing")),
         ({"cover_num": None}, Size(None, None, "processing")),
-        ({"error_msg": "no ids"}, Size(None, None, "failed")),
+        ({"error_msg": "no ids"}, Size(status="failed", wrong="refused by TikTok: look at it in the Ads Manager")),
     ],
 )
 def test_size(changes: dict[str, Any], size: Size) -> None:
@@ -421,3 +423,38 @@ def test_a_name_that_would_be_cut_is_refused_before_anything_is_sent(world: Worl
     world.segments = {"vip": {"label": "x" * 70, "destinations": ["tiktok"]}}
     assert world.sync().status == "success"
     assert [one["name"] for one in world.audiences()] == ["x" * 70]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_no_size_after_two_days_is_told(world: World, monkeypatch: pytest.MonkeyPatch, settled: bool) -> None:
+    """TikTok says 0 while it processes, and 0 where fewer than 1,000 were matched: after two days it is that."""
+    assert world.serving is not None
+    world.serving.sandbox.platforms["tiktok"].policy["settled"] = settled
+    monkeypatch.setattr(sizes, "settles_after", lambda cls: timedelta(hours=-2))
+    world.sync()
+    (line,) = pipeline.status(world.request()).syncs
+    assert [note.split(":")[1] for note in line.notes if note.startswith("warning")] == (
+        [" below_minimum"] if settled else [" no_size"]
+    )
+    monkeypatch.setattr(sizes, "settles_after", lambda cls: timedelta(hours=48))
+    (line,) = pipeline.status(world.request()).syncs
+    assert [note.partition(" until")[0] for note in line.notes] == ["processing"]
+
+
+def test_removals_that_tiktok_refuses_stay_pending(world: World) -> None:
+    """As where an audience would become too small: they are shown, tried in every run, and one day they are done."""
+    assert world.serving is not None
+    world.sync()
+    world.segment([1])
+    faults = world.serving.sandbox.faults
+    faults.add({"kind": "too_small", "match": {"op": "remove"}, "times": -1})
+    for _ in range(2):
+        result = world.sync()
+        assert (result.status, result.counts.removed, result.counts.pending) == ("failed", 0, 1)
+        assert result.reason.startswith("40002: ")
+        (line,) = pipeline.status(world.request()).syncs
+        assert (line.members, line.pending) == (1, 1)
+    faults.clear()
+    assert world.sync().counts.removed == 1
+    assert world.held() == {("EMAIL_SHA256", sha("ada@example.com"))}
+    assert world.sync().status == "noop"

@@ -224,6 +224,7 @@ class Size:
     match_rate    share of what was uploaded that the platform knows, 0 to 1, where it says so itself
     status        its state in plain words; `processing` where figures are not settled yet
     ended         as of `Audience`
+    wrong         what somebody has to look at, for people, where the platform could not use what was sent; else empty
     """
 
     lower: int | None = None
@@ -231,6 +232,7 @@ class Size:
     status: str = ""
     match_rate: float | None = None
     ended: str = ""
+    wrong: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,12 @@ _STATUS = {
     "VALID": "ready",
     "SUCCESSFUL": "ready",
     "NOT_ENOUGH_MATCHES_ERROR": "too small to deliver",
+    "EXPIRED": "expired",
+}
+_WRONG = {
     "USER_ERROR": "refused by Reddit: look at it in the Ads Manager",
     "INVALID_DATA_SOURCE": "refused by Reddit: look at it in the Ads Manager",
-    "SERVER_ERROR": "processing failed at Reddit",
-    "EXPIRED": "expired",
+    "SERVER_ERROR": "processing failed at Reddit; if this stays, `dbt-segments sync --full` sends everybody again",
 }
 # What HTTP libraries call themselves; Reddit blocks such names.
 _LIBRARIES = re.compile(
@@ -206,11 +208,11 @@ class Reddit(Destination):
         status = str(entry.get("status", ""))
         if status == "DELETED":
             raise GoneError("reddit: the audience was deleted", code=status)
-        said = _STATUS.get(status, status.lower())
+        said, wrong = _STATUS.get(status, status.lower()), _WRONG.get(status, "")
         if said == "processing":
             return Size(status=said)
         lower, upper = _count(entry.get("size_range_lower")), _count(entry.get("size_range_upper"))
-        return Size(lower, upper, said, ended=_ended(entry))
+        return Size(lower, upper, said, ended=_ended(entry), wrong=wrong)
 
     def delete(self, audience: Audience) -> Flow[None]:
         try:

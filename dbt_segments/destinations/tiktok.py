@@ -172,7 +172,7 @@ class TikTok(Destination):
         if ended:
             return Size(people, people, "expired", ended=ended)
         if details.get("error_msg"):
-            return Size(status="failed")
+            return Size(status="failed", wrong="refused by TikTok: look at it in the Ads Manager")
         if not people:
             # Zero until it is processed, and zero where too few were matched: the two look alike.
             return Size(status="processing")
