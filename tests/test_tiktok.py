@@ -290,6 +290,17 @@ def test_find_reads_every_page_and_compares_whole_names() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "data", [{}, {"list": []}, {"list": [], "page_info": []}, {"list": None, "page_info": {"total_page": 1}}]
+)
+def test_a_listing_that_cannot_be_read_proves_nothing(data: dict[str, Any]) -> None:
+    """It does not mean that there is no audience of that name, of which a second one would be made."""
+    with pytest.raises(UnknownError):
+        play(tiktok().find("", "VIP"), ok(data))
+    entries = {"list": [None, {"audience_id": "9", "name": "VIP"}], "page_info": {"total_page": 1}}
+    assert [one.id for one in play(tiktok().find("", "VIP"), ok(entries))[0]] == ["9"]
+
+
 def test_create() -> None:
     """An empty audience, at once."""
     made, (call,) = play(tiktok().create("VIP", "mark"), ok({"audience_id": AUDIENCE.id}))
@@ -363,6 +374,10 @@ def test_delete_and_check() -> None:
     )
     bad, _ = play(tiktok().check(), AuthError("tiktok: permission refused", hint="grant it"))
     assert [(one.good, one.hint) for one in bad] == [(False, "grant it")]
+    bad, _ = play(tiktok().check(), RefusedError("tiktok: a parameter is wrong"))
+    assert [(one.what, one.good, one.hint) for one in bad] == [("account", False, "is `advertiser_id` right?")]
+    with pytest.raises(TransientError):  # says nothing of the account
+        play(tiktok().check(), TransientError("tiktok: throttled"))
 
 
 # -- against the sandbox --------------------------------------------------------------------------------------

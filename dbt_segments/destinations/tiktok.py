@@ -37,7 +37,7 @@ from dbt_segments.destinations.base import (
     Size,
     Support,
 )
-from dbt_segments.errors import AuthError, DestinationError, GoneError, RefusedError, UnknownError
+from dbt_segments.errors import AuthError, GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
 _LIST = "/dmp/custom_audience/list/"
@@ -148,11 +148,13 @@ class TikTok(Destination):
         while page <= pages:
             reply = yield self._list(page, _PAGE)
             data = _data(reply)
-            entries, total = data.get("list"), _count((data.get("page_info") or {}).get("total_page"))
+            entries, info = data.get("list"), data.get("page_info")
+            total = _count(info.get("total_page")) if isinstance(info, dict) else None
             if not isinstance(entries, list) or total is None:
                 raise UnknownError("tiktok: a listing without entries", code="list")
             pages = total
-            found += [self._audience(entry, reply) for entry in entries if str(entry.get("name")) == name]
+            named = (entry for entry in entries if isinstance(entry, dict) and str(entry.get("name")) == name)
+            found += [self._audience(entry, reply) for entry in named]
             page += 1
         return sorted(found, key=lambda one: (len(one.id), one.id))
 
@@ -192,8 +194,8 @@ class TikTok(Destination):
             yield self._list(1, 1)
         except AuthError as error:
             return [Finding("credentials", False, error.message, error.hint or "")]
-        except DestinationError as error:
-            return [Finding("account", False, error.message, error.hint or "")]
+        except (GoneError, RefusedError) as error:
+            return [Finding("account", False, error.message, error.hint or "is `advertiser_id` right?")]
         return [
             Finding("credentials", True, "the access token works; it has no end of its own"),
             Finding("account", True, f"audiences of advertiser {self.account()} can be listed"),
