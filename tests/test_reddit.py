@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from dbt_segments import pipeline, sizes
 from dbt_segments.choose import choose
 from dbt_segments.destinations.auth import Outgoing
-from dbt_segments.destinations.base import Audience, Batch, Call, Op, Outcome, Reply, Size
+from dbt_segments.destinations.base import Audience, Batch, Call, Flow, Op, Outcome, Reply, Size
 from dbt_segments.destinations.reddit import Reddit, RedditSettings
 from dbt_segments.errors import (
     AuthError,
@@ -572,6 +572,19 @@ def test_the_sandbox_blocks_libraries_and_strangers(serving: Serving, headers: d
     """A generic User-Agent is a 403 before anything else is looked at; without a token it is a 401."""
     url = f"{serving.url}/reddit/api/v3/custom_audiences/ca.1"
     assert httpx.get(url, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("query", [{"page.size": "x"}, {"page.size": "0"}, {"page.token": "-1"}, {"name": "VIP"}])
+def test_a_listing_that_is_asked_for_wrongly(serving: Serving, tmp_path: Path, query: dict[str, str]) -> None:
+    """A 400 in Reddit's shape."""
+    destination = connected(serving, tmp_path)
+
+    def flow() -> Flow[Reply]:
+        return (yield Call("GET", ACCOUNT, query))
+
+    with Sender(destination) as sender, pytest.raises(RefusedError) as caught:
+        sender.play(flow())
+    assert caught.value.code == "400/BAD_REQUEST"
 
 
 def test_the_version_that_has_ended(serving: Serving, tmp_path: Path) -> None:

@@ -190,8 +190,10 @@ class Reddit(Platform):
         if unknown or (wanted and wanted[0] not in "=@"):
             raise Refusal(_invalid("name", "a filter starts with = or @"))
         found = [one for one in self.audiences.values() if one.account == account and _is_named(one, wanted)]
-        size = min(int(request.query.get("page.size", 100)), int(self.policy["largest_page"]))
-        start = int(request.query.get("page.token", 0))
+        asked = [request.query.get(name, first) for name, first in (("page.size", "100"), ("page.token", "0"))]
+        if not all(text.isascii() and text.isdigit() for text in asked) or int(asked[0]) < 1:
+            raise Refusal(_invalid("page.size", "page.size is a number from 1, page.token that of a page before"))
+        size, start = min(int(asked[0]), int(self.policy["largest_page"])), int(asked[1])
         following = None
         if len(found) > start + size:
             query = urlencode({**request.query, "page.token": str(start + size)})

@@ -109,7 +109,7 @@ class TikTok(Platform):
         if not request.op:
             raise Refusal(Answer(404, "404 page not found", {"content-type": "text/plain"}))
         if request.headers.get("access-token", "") not in self._tokens:
-            empty = "access-token" not in request.headers
+            empty = not request.headers.get("access-token")
             raise refuse(40104 if empty else 40105, "Access token is empty or incorrect; it belongs into a header")
         kind = request.headers.get("content-type", "").split(";")[0]
         if request.method == "POST" and (request.query or kind != "application/json"):
@@ -164,15 +164,17 @@ class TikTok(Platform):
     def _delete(self, request: Request, fields: Mapping[str, Any]) -> Answer:
         advertiser = self._advertiser(fields)
         ids = fields.get("custom_audience_ids") or [fields.get("delete_audience_id")]
+        if not isinstance(ids, list):
+            raise refuse(_PARAMETER, "custom_audience_ids: a list of texts")
         for audience in [self._audience(one, (advertiser,)) for one in ids]:
             audience.deleted = True
         return envelope(0)
 
     def _find(self, request: Request, fields: Mapping[str, Any]) -> Answer:
         advertiser = self._advertiser(fields)
-        page, size = int(fields.get("page", 1)), int(fields.get("page_size", 10))
+        page, size = (_whole(fields.get(name, first)) for name, first in (("page", "1"), ("page_size", "10")))
         if page < 1 or not 1 <= size <= 100:
-            raise refuse(_PARAMETER, "page_size: 1 to 100")
+            raise refuse(_PARAMETER, "page: from 1, page_size: 1 to 100")
         found = [one for one in self.audiences.values() if one.account == advertiser and not one.deleted]
         info = {
             "page": page,
@@ -277,6 +279,11 @@ class TikTok(Platform):
 def _end(audience: Audience) -> float:
     """The moment at which it expires."""
     return float(audience.traits.get("changed", audience.created) + _LIFE_S)
+
+
+def _whole(text: str) -> int:
+    """0 for what is no number."""
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _said(moment: float) -> str:

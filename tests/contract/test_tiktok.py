@@ -164,6 +164,16 @@ def test_the_sandbox_refuses_what_tiktok_refuses(serving: Serving, client: busin
     assert serving.state()["audiences"][0]["keys"] == []
 
 
+@pytest.mark.parametrize("page", ["0", "-1", "x", "1.5", ""])
+def test_a_page_that_is_none_is_refused(serving: Serving, page: str) -> None:
+    """With TikTok's code for a wrong parameter; a token that is empty has a code of its own."""
+    url = f"{serving.url}/tiktok/open_api/v1.3/dmp/custom_audience/list/"
+    for name in ("page", "page_size"):
+        query = {"advertiser_id": ADVERTISER, name: page}
+        assert httpx.get(url, params=query, headers={"Access-Token": TOKEN}).json()["code"] == 40002
+    assert httpx.get(url, headers={"Access-Token": ""}).json()["code"] == 40104
+
+
 def test_a_long_name_is_cut_without_a_word(client: business_api_client.ApiClient) -> None:
     """Which is why such a name is refused before it is sent."""
     create(client, "x" * 71)
