@@ -168,6 +168,14 @@ def test_headers_and_the_form_of_a_token(tmp_path: Any) -> None:
     assert forms[-1][1]["client_secret"] == "s"
 
 
+def test_the_days_of_a_token_are_not_lost(tmp_path: Any) -> None:
+    """Nothing is documented; should the token endpoint say how long the refresh token lasts, `doctor` knows."""
+    auth = ads(token_file=str(tmp_path / "tokens.json")).auth()
+    assert auth.left_s() is None
+    auth.ready(lambda *asked: Reply(200, {}, {"access_token": "t", "refresh_token_expires_in": 864_000}))
+    assert round((auth.left_s() or 0) / 86_400) == 10
+
+
 @pytest.mark.parametrize("wrong", [{"account_id": "X1234567"}, {"customer_id": ""}, {"developer_token": "a\nb"}])
 def test_wrong_settings_are_refused_unseen(wrong: dict[str, str]) -> None:
     """The account number is not the account's id; a token that no header can carry; the value is not repeated."""

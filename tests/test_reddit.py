@@ -223,6 +223,14 @@ def test_tokens_are_fetched_with_basic_and_the_own_name(tmp_path: Path) -> None:
     assert outgoing.headers == {"Authorization": "Bearer token-1", "User-Agent": AGENT, "Accept": "application/json"}
 
 
+def test_the_days_of_a_token_are_not_lost(tmp_path: Path) -> None:
+    """Nothing is documented; should the token endpoint say how long the refresh token lasts, `doctor` knows."""
+    auth = reddit(token_file=str(tmp_path / "tokens.json")).auth()
+    assert auth.left_s() is None
+    auth.ready(lambda *asked: Reply(200, {}, {"access_token": "token-1", "refresh_token_expires_in": 864_000}))
+    assert round((auth.left_s() or 0) / 86_400) == 10
+
+
 # -- audiences ------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,9 @@ class _AccountAuth(Auth):
     def renew(self, used: int, post: Post) -> bool:
         return self._token.renew(used, post)
 
+    def left_s(self) -> float | None:
+        return self._token.left_s()
+
 
 def account_auth(settings: MicrosoftAdsSettings) -> Auth:
     """How the calls of a connection are authenticated; refresh tokens are replaced at each use, and kept."""

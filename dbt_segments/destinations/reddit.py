@@ -103,6 +103,9 @@ class _Named(Auth):
     def renew(self, used: int, post: Post) -> bool:
         return self._inner.renew(used, post)
 
+    def left_s(self) -> float | None:
+        return self._inner.left_s()
+
     def apply(self, outgoing: Outgoing) -> None:
         self._inner.apply(outgoing)
         outgoing.headers["User-Agent"] = self._user_agent
