@@ -102,6 +102,8 @@ SENT = [
     ("device_id", IDFA, None, DEVICE),
     ("android_id", "9774D56D682E549C", None, sha("9774d56d682e549c")),
     ("device_id", "9774d56d682e549c", None, sha("9774d56d682e549c")),
+    ("android_id", "9774156682549E49", None, sha("9774156682549e49")),
+    ("device_id", "9774156682549e49", None, sha("9774156682549e49")),
     ("partner_user_id", "  P-77 ", None, "P-77"),
     ("partner_user_id", JANE.upper(), None, JANE.upper()),
 ]
@@ -125,6 +127,8 @@ REFUSED = [
     ("maid", IDFA.replace("-", ""), "maid_invalid"),
     ("maid", "9774d56d682e549c", "maid_invalid"),
     ("android_id", IDFA, "device_id_invalid"),
+    ("android_id", "9.77415668254e+15", "number_text"),
+    ("device_id", "1e16", "number_text"),
     ("android_id", "0" * 16, "device_id_invalid"),
     ("device_id", "00000000-0000-0000-0000-000000000000", "device_id_invalid"),
     ("first_name", "Jane", "identifier_not_taken"),

@@ -123,7 +123,12 @@ def _readable(rule: Rule, column: Column, text: str) -> str:
         return "false"
     hashes_count = rule.hashed and column.form == "auto"
     no_digest = f"not {_is_digest(text)} and " if hashes_count else ""
-    return f"{no_digest}not {matches(text, _NUMBER_TEXT)}"
+    return f"{no_digest}not {_is_number_text(rule, text)}"
+
+
+def _is_number_text(rule: Rule, text: str) -> str:
+    number = matches(text, _NUMBER_TEXT)
+    return f"({number} and not {matches(text, rule.shape)})" if rule.shape else number
 
 
 def _is_digest(text: str) -> str:
@@ -182,7 +187,7 @@ def _judged(
             f"case when {readable} then {text} end as plain_{i}",
             f"case when {readable} then {text} end as value_{i}",
             f"case when {readable} then {found} end as found_{i}",
-            f"case when {matches(text, _NUMBER_TEXT)} then 'number_text' else {why} end as why_{i}",
+            f"case when {_is_number_text(rule, text)} then 'number_text' else {why} end as why_{i}",
         ]
     query = f"select {_listed(selected)} from ({texts}) t {' '.join(joins)}"
     for replaced in _stages([rules[column.identifier] for column in columns]):

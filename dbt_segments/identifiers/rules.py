@@ -53,6 +53,7 @@ class Rule:
              A phone's reason comes from its look-up.
     options  what the factory was asked for; part of the fingerprint
     lookup   what the steps find in `Terms.found`
+    shape    pattern of a text that is good although it looks like what a number column leaves behind; empty: none is
     """
 
     name: str
@@ -62,6 +63,7 @@ class Rule:
     reason: Callable[[str], str] = field(repr=False, compare=False)
     options: tuple[str, ...] = ()
     lookup: Lookup = Lookup.NOTHING
+    shape: str = field(default="", repr=False, compare=False)
 
 
 def _always(code: str) -> Callable[[str], str]:
@@ -436,7 +438,8 @@ def _device(name: str, shape: str) -> Rule:
         real = f"{matches(terms.text, shape)} and not {matches(terms.text, '[0-]+')}"
         return f"case when {real} then lower({terms.text}) end"
 
-    return Rule(name, 1, True, (lower_case,), _always("device_id_invalid"))
+    # One id in 1,300 is fifteen digits and an `e`; a number column would put a point behind its first digit.
+    return Rule(name, 2, True, (lower_case,), _always("device_id_invalid"), shape=_ANDROID_ID)
 
 
 def android_id() -> Rule:
