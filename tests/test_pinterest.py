@@ -7,6 +7,7 @@ out with hashlib, not taken from our own output.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -394,6 +395,25 @@ def test_deleting_takes_away_what_ads_target() -> None:
     assert (call.method, call.path, call.body) == ("PATCH", f"{TARGETS}/2540", '{"operation_type":"REMOVE"}')
     assert play(pinterest().delete(LIST), page())[1][0].method == "GET"
     assert len(play(pinterest().delete(LIST), page(TARGET), GoneError("gone"))[1]) == 2
+
+
+@pytest.mark.parametrize("known", [LIST, dataclasses.replace(LIST, mark="")])
+def test_of_several_audiences_over_a_list_ours_is_meant(known: Audience) -> None:
+    """Somebody else's audience over the list stays where ours is there, wherever it is listed."""
+    theirs = {**TARGET, "id": "2541", "description": "lookalike seed", "size": 7}
+    for listed in ([theirs, {**TARGET, "description": MARK}], [{**TARGET, "description": MARK}, theirs]):
+        _, (_, call) = play(pinterest().delete(known), page(*listed), TARGET)
+        assert call.path == f"{TARGETS}/2540"
+        assert play(pinterest().size(known), page(*listed))[0] == Size(412, 412, "ready")
+    _, (_, call) = play(pinterest().delete(known), page(theirs), TARGET)
+    assert call.path == f"{TARGETS}/2541"
+
+
+def test_a_page_that_follows_itself_ends_the_listing() -> None:
+    """Instead of being read for ever."""
+    for flow in (pinterest().find(MARK, "VIP buyers"), pinterest().size(LIST)):
+        with pytest.raises(UnknownError, match="follows itself"):
+            play(flow, page(bookmark="b"), page(bookmark="b"))
 
 
 # -- doctor ---------------------------------------------------------------------------------------------------

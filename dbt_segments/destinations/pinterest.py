@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from dbt_segments.destinations._marks import PREFIX, carries
+from dbt_segments.destinations._marks import PREFIX, carries, mark_of
 from dbt_segments.destinations._pinterest_faults import classify, pace_s
 from dbt_segments.destinations.auth import Auth, fixed_or_refreshing
 from dbt_segments.destinations.base import (
@@ -134,16 +134,9 @@ class Pinterest(Destination):
 
     def find(self, mark: str, name: str) -> Flow[list[Audience]]:
         """Every list of the account with the mark or the label, lowest id first; there is no filter."""
-        found = []
-        bookmark = ""
-        while True:
-            reply = yield self._page("customer_lists", bookmark, order="DESCENDING")
-            entries, bookmark = _page(reply)
-            for audience in map(self._audience, entries):
-                if audience.name == name or carries(audience.mark, mark):
-                    found.append(audience)
-            if not bookmark:
-                return sorted(found, key=lambda one: (len(one.id), one.id))
+        every = yield from self._every("customer_lists", order="DESCENDING")
+        found = [one for one in map(self._audience, every) if one.name == name or carries(one.mark, mark)]
+        return sorted(found, key=lambda one: (len(one.id), one.id))
 
     def get(self, audience_id: str) -> Flow[Audience]:
         reply = yield Call("GET", self._path("customer_lists", audience_id))
@@ -182,7 +175,7 @@ class Pinterest(Destination):
 
     def attend(self, audience: Audience) -> Flow[str | None]:
         """Make the audience of a list, once it has enough people. A refusal is explained by the list's state."""
-        if (yield from self._target(audience.id)) is not None:
+        if (yield from self._target(audience)) is not None:
             return None
         body = {
             "name": audience.name,
@@ -200,11 +193,11 @@ class Pinterest(Destination):
         return None
 
     def is_attended(self, audience: Audience) -> Flow[bool]:
-        return (yield from self._target(audience.id)) is not None
+        return (yield from self._target(audience)) is not None
 
     def size(self, audience: Audience) -> Flow[Size]:
         """That of the audience made from the list; the list itself counts uploads only."""
-        target = yield from self._target(audience.id)
+        target = yield from self._target(audience)
         if target is None:
             return Size(status="processing")
         status = str(target.get("status") or "")
@@ -214,7 +207,7 @@ class Pinterest(Destination):
 
     def delete(self, audience: Audience) -> Flow[None]:
         """Remove the audience that ads target. A list cannot be deleted: who is to leave it has to be removed."""
-        target = yield from self._target(audience.id)
+        target = yield from self._target(audience)
         if target is not None:
             call = Call("PATCH", self._path("audiences", _id(target)), body='{"operation_type":"REMOVE"}')
             try:
@@ -243,19 +236,16 @@ class Pinterest(Destination):
         findings.append(Finding("token", None, renewed if self.settings.access_token is None else fixed))
         return findings
 
-    def _target(self, list_id: str) -> Flow[Mapping[str, Any] | None]:
-        """The audience that points to a list."""
-        bookmark = ""
-        while True:
-            reply = yield self._page("audiences", bookmark, ownership_type="OWNED")
-            entries, bookmark = _page(reply)
-            for entry in entries:
-                rule = entry.get("rule")
-                if isinstance(rule, dict) and str(rule.get("customer_list_id")) == list_id:
-                    found: Mapping[str, Any] = entry
-                    return found
-            if not bookmark:
-                return None
+    def _target(self, audience: Audience) -> Flow[Mapping[str, Any] | None]:
+        """The audience that points to a list: the one with our mark, else anybody's."""
+        found: Mapping[str, Any] | None = None
+        for entry in (yield from self._every("audiences", ownership_type="OWNED")):
+            rule = entry.get("rule")
+            if not isinstance(rule, dict) or str(rule.get("customer_list_id")) != audience.id:
+                continue
+            if found is None or carries(mark_of(str(entry.get("description") or "")), audience.mark or PREFIX):
+                found = entry
+        return found
 
     # -- calls ------------------------------------------------------------------------------------------------
 
@@ -265,6 +255,21 @@ class Pinterest(Destination):
     def _page(self, path: str, bookmark: str = "", size: str = PAGE, **more: str) -> Call:
         query = {"page_size": size, **more, **({"bookmark": bookmark} if bookmark else {})}
         return Call("GET", self._path(path), query=query)
+
+    def _every(self, path: str, **more: str) -> Flow[list[Any]]:
+        """Every entry of a listing, page by page."""
+        found: list[Any] = []
+        seen: set[str] = set()
+        bookmark = ""
+        while True:
+            reply = yield self._page(path, bookmark, **more)
+            entries, bookmark = _page(reply)
+            found += entries
+            if not bookmark:
+                return found
+            if bookmark in seen:
+                raise UnknownError("pinterest: a page that follows itself", code="bookmark")
+            seen.add(bookmark)
 
     def _audience(self, entry: Any) -> Audience:
         name = str(entry.get("name") or "")
