@@ -247,6 +247,12 @@ def test_find_reads_every_page() -> None:
     assert [(one.id, one.mark) for one in found] == [("9", ""), ("b1", MARK)]
 
 
+def test_a_page_that_follows_itself_ends_the_listing() -> None:
+    """Instead of being read for ever."""
+    with pytest.raises(UnknownError, match="follows itself"):
+        play(x(), x().find(MARK, "VIP"), page(cursor="c-1"), page(cursor="c-1"))
+
+
 @pytest.mark.parametrize(
     ("description", "written"),
     [(None, MARK), ("orders > 5", f"orders > 5 {MARK}"), (f"a dbt-segments:old:s:n {MARK}", f"a {MARK}"), (MARK, None)],

@@ -227,6 +227,7 @@ class X(Destination):
     def _list(self, query: Mapping[str, str]) -> Flow[list[dict[str, Any]]]:
         """Every audience of a listing, page by page."""
         entries: list[dict[str, Any]] = []
+        seen: set[str] = set()
         cursor = ""
         while True:
             after = {"cursor": cursor} if cursor else {}
@@ -238,6 +239,9 @@ class X(Destination):
             cursor = str(reply.json.get("next_cursor") or "")
             if not cursor:
                 return entries
+            if cursor in seen:
+                raise UnknownError("x: a page that follows itself", code="next_cursor")
+            seen.add(cursor)
 
     def _audience(self, entry: Any, mark: str = "") -> Audience:
         """One audience as X describes it; of several marks the one that was asked for."""
