@@ -16,6 +16,7 @@ ACCEPTS = {
     "phone": rules.phone(),
     "maid": rules.maid(hexadecimal=False),
     "external_id": rules.opaque_id(),
+    "region": rules.region(),
 }
 MAID = "38400000-8cf0-11bd-b23e-10b96e40000d"
 
@@ -40,6 +41,7 @@ def sha256(text: str) -> str:
         ({"identifier": "mobile_id", "value": MAID.upper()}, MAID, False, None),
         ({"identifier": "madid", "value": MAID}, MAID, False, None),
         ({"identifier": "user_id", "value": "A-17"}, "A-17", False, None),
+        ({"identifier": "state", "value": "Île-de-France", "country": "FR"}, sha256("iledefrance"), True, None),
         ({"identifier": "handle", "value": "A-17"}, None, False, "identifier_not_taken"),
         ({"value": "A-17"}, None, False, "identifier_not_taken"),
     ],

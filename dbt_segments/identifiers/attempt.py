@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 1_000
 # Other names for the same thing; a destination that declares one of them takes it under that name.
-_SYNONYMS = {"mobile_id": "maid", "idfa": "maid", "aaid": "maid", "user_id": "external_id"}
+_SYNONYMS = {"mobile_id": "maid", "idfa": "maid", "aaid": "maid", "user_id": "external_id", "state": "region"}
 
 
 def attempt(
