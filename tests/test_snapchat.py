@@ -195,6 +195,13 @@ def test_get() -> None:
     assert (found, call.method, call.path) == (SEGMENT, "GET", f"/segments/{SEGMENT.id}")
 
 
+def test_a_segment_of_another_kind_is_refused() -> None:
+    """Taking it over would write into it, and it takes no uploads."""
+    with pytest.raises(RefusedError) as caught:
+        play(snap().get(SEGMENT.id), segments(entry(source_type="LOOKALIKE")))
+    assert caught.value.code == "source_type"
+
+
 @pytest.mark.parametrize(
     ("there", "written"),
     [

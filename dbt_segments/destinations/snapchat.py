@@ -35,7 +35,7 @@ from dbt_segments.destinations.base import (
     Size,
     Support,
 )
-from dbt_segments.errors import AuthError, GoneError, UnknownError
+from dbt_segments.errors import AuthError, GoneError, RefusedError, UnknownError
 from dbt_segments.identifiers import rules
 
 TOKEN_URL = "https://accounts.snapchat.com/login/oauth2/access_token"  # noqa: S105
@@ -129,7 +129,10 @@ class Snapchat(Destination):
 
     def get(self, audience_id: str) -> Flow[Audience]:
         reply = yield Call("GET", f"/segments/{audience_id}")
-        return self._audience(_segment(reply))
+        entry = _segment(reply)
+        if entry.get("source_type", _KIND) != _KIND:
+            raise RefusedError("snapchat: the segment takes no uploads, it is no customer list", code="source_type")
+        return self._audience(entry)
 
     def create(self, name: str, mark: str) -> Flow[Audience]:
         fields = self._fields(name, mark)
