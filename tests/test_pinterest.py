@@ -313,7 +313,7 @@ def test_lists_are_found_by_mark_and_label() -> None:
     ]
     first = {"page_size": "250", "order": "DESCENDING"}
     assert [dict(call.query) for call in calls] == [first, {**first, "bookmark": "b/2="}]
-    named, _ = play(pinterest().find(MARK, "Others"), page(ANSWER))
+    named, _ = play(pinterest().find(MARK, "Others"), page(ANSWER, "?", None))
     assert [one.id for one in named] == ["643"]
     with pytest.raises(UnknownError):
         play(pinterest().find(MARK, "Others"), {"data": []})

@@ -178,6 +178,13 @@ NEW = {
 }
 
 
+def test_what_a_listing_holds_besides_segments_is_left_out() -> None:
+    """Whatever shape it has."""
+    odd = {**segments(entry()), "paging": []}
+    odd["segments"] += ["?", {"sub_request_status": "SUCCESS", "segment": None}]
+    assert play(snap().find(MARK, "others"), odd)[0] == [SEGMENT]
+
+
 def test_create() -> None:
     """Names are not unique, so a creation is never repeated blindly; the id is text."""
     made, calls = play(snap().create(SEGMENT.name, MARK), segments(entry()))

@@ -247,6 +247,13 @@ def test_find_reads_every_page() -> None:
     assert [(one.id, one.mark) for one in found] == [("9", ""), ("b1", MARK)]
 
 
+def test_an_answer_of_another_shape_proves_nothing() -> None:
+    """A list where an audience is due is neither an audience nor a mistake of the program."""
+    for flow in (x().get("2906h"), x().size(LIST), x().adopt(LIST, MARK), x().create("VIP", MARK)):
+        with pytest.raises(UnknownError):
+            play(x(), flow, ok({"data": []}))
+
+
 def test_a_page_that_follows_itself_ends_the_listing() -> None:
     """Instead of being read for ever."""
     with pytest.raises(UnknownError, match="follows itself"):

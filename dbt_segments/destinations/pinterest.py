@@ -283,7 +283,7 @@ def _page(reply: Reply) -> tuple[list[Any], str]:
     entries = reply.json.get("items")
     if not isinstance(entries, list):
         raise UnknownError("pinterest: a listing without items", code="items")
-    return entries, str(reply.json.get("bookmark") or "")
+    return [entry for entry in entries if isinstance(entry, dict)], str(reply.json.get("bookmark") or "")
 
 
 def _marked(label: str, mark: str) -> str:

@@ -229,9 +229,11 @@ class Snapchat(Destination):
             parts = reply.json.get("segments")
             if not isinstance(parts, list):
                 raise UnknownError("snapchat: a listing without segments", code="segments")
-            found += [part["segment"] for part in parts if isinstance(part.get("segment"), dict)]
-            link = (reply.json.get("paging") or {}).get("next_link")
-            if not link:
+            inner = [part.get("segment") for part in parts if isinstance(part, dict)]
+            found += [segment for segment in inner if isinstance(segment, dict)]
+            paging = reply.json.get("paging")
+            link = paging.get("next_link") if isinstance(paging, dict) else None
+            if not isinstance(link, str) or not link:
                 return found
             if link in seen:
                 raise UnknownError("snapchat: a page that follows itself", code="next_link")

@@ -91,7 +91,7 @@ class X(Destination):
     limits = Limits(members=50_000, body_bytes=4_500_000, requests_per_s=7.0, concurrency=2)
     operations: ClassVar = {Op.ADD: Support.FULL, Op.REMOVE: Support.FULL, Op.REPLACE: Support.VENDOR_LACKS}
     one_click = True
-    retention_days = 390  # 13 months are 394 days at least
+    retention_days = 390  # 13 months are 393 days at least
     minimum = 100
     settles_h = 48
     window_h = 6  # six to eight
@@ -146,10 +146,10 @@ class X(Destination):
         return sorted(found, key=lambda one: (len(one.id), one.id))
 
     def get(self, audience_id: str) -> Flow[Audience]:
-        reply = yield Call("GET", self._path(audience_id))
-        if reply.json["data"].get("audience_type", "CRM") != "CRM":
+        entry = _entry((yield Call("GET", self._path(audience_id))))
+        if entry.get("audience_type", "CRM") != "CRM":
             raise RefusedError("x: the audience takes no uploads, it is no customer list", code="audience_type")
-        return self._audience(reply.json["data"])
+        return self._audience(entry)
 
     def create(self, name: str, mark: str) -> Flow[Audience]:
         """Make it under this name, or where only a deleted one has it, under the next free one: `VIP (2)`."""
@@ -170,7 +170,7 @@ class X(Destination):
     def adopt(self, audience: Audience, mark: str) -> Flow[Audience]:
         """Keep what people wrote in the description and put our mark behind it; an older mark of ours goes."""
         reply = yield Call("GET", self._path(audience.id))
-        words = str(reply.json["data"].get("description") or "")
+        words = str(_entry(reply).get("description") or "")
         described = with_mark(words, mark)
         if described != words:
             yield Call("PUT", self._path(audience.id), query={"description": described})
@@ -179,7 +179,7 @@ class X(Destination):
     def size(self, audience: Audience) -> Flow[Size]:
         """Matched users, roughly; nothing until X has worked through its first batch."""
         reply = yield Call("GET", self._path(audience.id))
-        entry = reply.json["data"]
+        entry = _entry(reply)
         people = entry.get("audience_size")
         people = people if isinstance(people, int) and not isinstance(people, bool) else None
         reasons = entry.get("reasons_not_targetable") or ()
@@ -222,7 +222,7 @@ class X(Destination):
     def _make(self, name: str, mark: str) -> Flow[Audience]:
         # In the query, as X wants it. Names are unique, but a repeat would be refused as taken by the first.
         reply = yield Call("POST", self._path(), query={"name": name, "description": mark}, safe=False)
-        return self._audience({"name": name, "description": mark, **reply.json["data"]}, mark)
+        return self._audience({"name": name, "description": mark, **_entry(reply)}, mark)
 
     def _list(self, query: Mapping[str, str]) -> Flow[list[dict[str, Any]]]:
         """Every audience of a listing, page by page."""
@@ -251,3 +251,11 @@ class X(Destination):
         own = mark_of(str(entry.get("description") or ""), mark)
         account = str(entry.get("owner_account_id") or self.account())
         return Audience(audience_id, str(entry.get("name") or ""), own, account)
+
+
+def _entry(reply: Reply) -> dict[str, Any]:
+    """The one object of an answer. Raises UnknownError where it is another thing."""
+    found = reply.json["data"]
+    if not isinstance(found, dict):
+        raise UnknownError("x: an answer without the audience", code="data")
+    return found

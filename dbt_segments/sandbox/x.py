@@ -53,7 +53,7 @@ _ALLOWANCE = {
     **dict.fromkeys(("create", "update", "delete"), _WRITES),
     **dict.fromkeys(("find", "get", "account", "access"), _READS),
 }
-_RETENTION_DAYS = 394
+_RETENTION_DAYS = 393  # 13 months, where they are shortest
 _LARGE_ENOUGH = 100
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
