@@ -14,7 +14,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -56,10 +56,15 @@ _STATUS = {
 
 
 class PinterestSettings(TokenSettings):
-    """`batch_size`: records of one request; none is documented, others stop at 50,000."""
+    """Options where Pinterest's documents leave something open.
+
+    batch_size  records of one request; none is documented, others stop at 50,000
+    idfa_case   of an IDFA before it is hashed
+    """
 
     ad_account_id: str
     batch_size: int = Field(default=10_000, ge=1, le=50_000)
+    idfa_case: Literal["lower", "upper"] = "lower"
 
     @field_validator("ad_account_id", mode="before")
     @classmethod
@@ -98,7 +103,7 @@ class Pinterest(Destination):
     proves = "the list took the records; how many of them it matches is not said"
     unsure = (
         "the largest request",
-        "the case of an IDFA before it is hashed: lower here",
+        "the case of an IDFA before it is hashed: lower here, unless `idfa_case` says upper",
         "the shape of `exceptions`: its keys are told as a warning",
         "whether a list just made is already among the account's lists",
         "the longest name of a list",
@@ -108,6 +113,8 @@ class Pinterest(Destination):
     def __init__(self, settings: PinterestSettings) -> None:
         super().__init__(settings)
         self.limits = dataclasses.replace(type(self).limits, members=settings.batch_size)  # type: ignore[misc]
+        idfa = Accepts("records", rules.maid(case=settings.idfa_case, hashed=True))
+        self.identifiers = {**type(self).identifiers, "idfa": idfa}  # type: ignore[misc]
 
     # -- the connection ---------------------------------------------------------------------------------------
 

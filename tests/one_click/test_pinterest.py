@@ -219,3 +219,16 @@ def test_an_audience_that_cannot_be_made_again_yet_is_asked_for_until_it_can(wor
     platform(world).clock.advance(86_400)
     assert waiting(world.sync()) == []
     assert len(platform(world).report()["targets"]) == 1
+
+
+def test_another_case_of_idfas_takes_out_what_was_sent_before(world: World) -> None:
+    """Each id is in the list once, as the setting says now."""
+    ids = [f"CDDA802E-FB9C-47AD-9866-{number:012}" for number in range(3)]
+    world.identifiers = {"maid": {"column": "email", "os": "ios"}}
+    world.customers(list(enumerate(ids)))
+    world.segment(range(3))
+    world.sync()
+    assert world.held() == {("record", sha(one.lower())) for one in ids}
+    world.connections["pinterest"]["idfa_case"] = "upper"
+    result = world.sync()
+    assert world.held() == {("record", sha(one)) for one in ids}, result
