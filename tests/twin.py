@@ -52,6 +52,25 @@ def email(value: str, country: str | None = None) -> str | None:
     return address if fine else None
 
 
+def email_unspaced(value: str, country: str | None = None) -> str | None:
+    return email(_kept(value, ("no category",)))
+
+
+def email_of_gmail(value: str, country: str | None = None) -> str | None:
+    address = email_unspaced(value)
+    local, _, domain = (address or "").partition("@")
+    if domain not in ("gmail.com", "googlemail.com"):
+        return address
+    bare = local.partition("+")[0].replace(".", "")
+    return f"{bare}@{domain}" if bare else None
+
+
+def bare_email(value: str, country: str | None = None) -> str | None:
+    local, _, domain = (email(value) or "").partition("@")
+    bare = re.sub("[^a-z0-9]", "", local.partition("+")[0])
+    return f"{bare}@{domain}" if bare else None
+
+
 def _in_label(character: str) -> bool:
     category = unicodedata.category(character)
     return character == "-" or category[0] in "LM" or category == "Nd"
@@ -90,6 +109,31 @@ def name(value: str, country: str | None = None) -> str | None:
     return _spoken(_kept(value, ("P",)))
 
 
+def _spaced(value: str) -> list[str]:
+    """The words of the value in lower case; NFC. White space around it is gone already."""
+    return unicodedata.normalize("NFC", re.sub(f"[{WHITE_SPACE}]+", " ", value.lower())).split(" ")
+
+
+def first_name_spaced(value: str, country: str | None = None) -> str | None:
+    words = _spaced(value)
+    has_title = len(words) > 1 and words[0].removesuffix(".") in ["mr", "mrs", "ms", "miss", "mx", "dr", "prof"]
+    return _spoken(" ".join(words[1:] if has_title else words))
+
+
+def last_name_spaced(value: str, country: str | None = None) -> str | None:
+    words = _spaced(value)
+    whole, last = " ".join(words), words[-1].removesuffix(".")
+    rest = " ".join(words[:-1])
+    rest = rest.removesuffix(",").removesuffix(" ") if rest.endswith(",") else rest
+    has_suffix = last in ["jr", "sr", "ii", "iii", "iv", "phd", "md"] and rest and rest[-1] not in " ,"
+    return _spoken(rest if has_suffix else whole)
+
+
+def name_as_written(value: str, country: str | None = None) -> str | None:
+    composed = unicodedata.normalize("NFC", value)
+    return composed if len(composed) <= 35 else None
+
+
 def initial(value: str, country: str | None = None) -> str | None:
     letters = [character for character in name(value) or "" if unicodedata.category(character)[0] == "L"]
     return letters[0] if letters else None
@@ -115,6 +159,11 @@ def postal_code(value: str, country: str | None = None) -> str | None:
     if country == "US" or (country is None and shape):
         return kept[:5] if re.match("[0-9]{5}", kept) else None
     return kept if len(kept) >= 2 else None
+
+
+def postal_code_as_written(value: str, country: str | None = None) -> str | None:
+    says_something = any(unicodedata.category(character)[0] in "LN" for character in value)
+    return unicodedata.normalize("NFC", value) if says_something else None
 
 
 def gender(value: str, country: str | None = None) -> str | None:
@@ -172,3 +221,20 @@ def _maid(value: str, digit: str) -> str | None:
 
 def opaque_id(value: str, country: str | None = None) -> str | None:
     return value
+
+
+def android_id(value: str, country: str | None = None) -> str | None:
+    return value.lower() if re.fullmatch("[0-9a-fA-F]{16}", value) and set(value) != {"0"} else None
+
+
+def device_id(value: str, country: str | None = None) -> str | None:
+    return android_id(value) or maid(value)
+
+
+def handle(value: str, country: str | None = None) -> str | None:
+    bare = value.lower().removeprefix("@")
+    return _spoken(bare) if re.fullmatch("[a-z0-9_]+", bare) else None
+
+
+def numeric_id(value: str, country: str | None = None) -> str | None:
+    return value if re.fullmatch("[0-9]+", value) else None

@@ -167,7 +167,7 @@ def spaced_name(drops: Affix) -> Rule:
     drops  which of the two; only as a word of its own, with or without a dot, and only if a name remains
     """
     runs, space = literal(f"[{WHITE_SPACE}]+"), literal(" ")
-    patterns = {"title": rf"^(?:{_TITLES})\.? (.+)$", "suffix": rf"^(.*[^ ,]),? (?:{_SUFFIXES})\.?$"}
+    patterns = {"title": rf"^(?:{_TITLES})\.? (.+)$", "suffix": rf"^(.*[^ ,])(?: ?,)? (?:{_SUFFIXES})\.?$"}
     pattern = literal(patterns[drops])
 
     def spaced(terms: Terms) -> str:
@@ -177,7 +177,7 @@ def spaced_name(drops: Affix) -> Rule:
         return f"regexp_replace({terms.value}, {pattern}, '\\1')"
 
     steps = (_lower, spaced, bare, _present)
-    return Rule("spaced_name", 1, True, steps, _nothing_left, (f"drops={drops}",))
+    return Rule("spaced_name", 2, True, steps, _nothing_left, (f"drops={drops}",))
 
 
 # People type their address into whichever field there is, and exports shift columns: in clear it must not leave.
