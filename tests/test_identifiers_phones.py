@@ -35,6 +35,9 @@ from dbt_segments.identifiers.phones import e164_digits
         ("+1 800 555 0100 ext. 12", None, "18005550100"),
         ("+1 800 555 0100 x12", None, "18005550100"),
         ("+1 800 555 0100;ext=12", None, "18005550100"),
+        ("020 7946 0958 extension 12", "GB", "442079460958"),
+        # words in front
+        ("Tel. 020 7946 0958", "GB", "442079460958"),
         # national, with the row's country
         ("(800) 555-0100", "US", "18005550100"),
         ("1-800-555-0100", "US", "18005550100"),
@@ -74,6 +77,11 @@ def test_numbers_that_are_read(text: str, country: str | None, digits: str) -> N
         ("+44 (0)", None, "phone_too_short"),
         ("+1 800 555 0100, +1 800 555 0101", None, "phone_invalid"),
         ("000000000", None, "phone_invalid"),
+        # a word is no digits, although a telephone has letters on its keys
+        ("030 123456 home", "DE", "phone_invalid"),
+        ("030 123456 (privat!)", "DE", "phone_invalid"),
+        ("+49 171 1234567 mob.", None, "phone_invalid"),
+        ("+1 800 FLOWERS", None, "phone_invalid"),
     ],
 )
 def test_numbers_that_are_refused(text: str, country: str | None, reason: str) -> None:

@@ -12,6 +12,9 @@ from phonenumbers import PhoneNumber, ValidationResult
 _START = re.compile(r"[+0-9]")
 # What may stand between a leading + or 00 and the country code, zeros included.
 _PREFIX = re.compile(r"[+0\s().\-/]+")
+_LETTER = re.compile("[A-Za-z]")
+# What libphonenumber leaves off: a second number's extension, and whatever is no letter and no digit at the end.
+_LEFT_OFF = re.compile(r"[\\/] *x.*|[^0-9A-Za-z#]+$", re.DOTALL)
 # One segment to nine platforms meets each number nine times; so many are kept, in at most 50 MB.
 _KEPT = 1 << 17
 _REASONS = {
@@ -24,14 +27,15 @@ _REASONS = {
 
 def version() -> str:
     """The release of the numbering plans; part of the sync's fingerprint."""
-    return f"phonenumbers {phonenumbers.__version__}, reading 2"
+    return f"phonenumbers {phonenumbers.__version__}, reading 3"
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def e164_digits(text: str, country: str | None) -> tuple[str | None, str | None]:
     """The number with its country code, digits only, or None and the reason why there is none.
 
-    text     as the column has it; Unicode digits and a full-width plus count, an extension is dropped
+    text     as the column has it; Unicode digits and a full-width plus count, an extension is dropped. Words behind the
+             number are refused: libphonenumber reads letters as the digits of their keys, `home` as 4663
     country  alpha-2; makes a number without `+` or `00` a national one. Without it such a number is read as country
              code first, and must then be a valid number, not merely one of possible length.
     """
@@ -40,6 +44,8 @@ def e164_digits(text: str, country: str | None) -> tuple[str | None, str | None]
     if start is None or not any(character.isdigit() for character in plain):
         return None, "phone_no_digits"
     number = plain[start.start() :]
+    if _LETTER.search(number) and phonenumbers.is_alpha_number(_LEFT_OFF.sub("", number)):
+        return None, "phone_invalid"
     region = country if country in phonenumbers.SUPPORTED_REGIONS else None
     if number.startswith(("+", "00")):
         return _read("+" + _PREFIX.sub("", number, count=1), None)
