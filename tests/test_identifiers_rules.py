@@ -170,6 +170,9 @@ AWKWARD: list[tuple[str, str | None, str | None, str | None, str | None]] = [
     ("maid", "jane@example.com", None, None, "maid_invalid"),
     ("external_id", "\u00a0A-17\t", None, "A-17", None),
     ("external_id", "17.0", None, None, "number_text"),
+    ("external_id", "Ada@Example.com", None, None, "holds_email"),
+    ("external_id", "user:ada@example.com", None, None, "holds_email"),
+    ("external_id", "team@work", None, "team@work", None),
     ("external_id", "nan", None, None, None),
 ]
 
@@ -294,7 +297,8 @@ _TELLING = st.sampled_from(
 _WHOLE = st.sampled_from([
     "jane@example.com", "A@B.C", "1985", "2001-07-04", "1900-02-29 10:00", "July", "Female", "California", "New York",
     "94103-1234", "94103", "17.0", "1e5", "nan", "None", "384000aB-8cf0-11bd-b23e-10b96e40000d", "a" * 64, "7", "12",
-    "A.b+C@Gmail.com", "..@googlemail.com", "Mr. Jane", "Dr", "Doe Jr.", "Doe , III", "@Jack", "9774156682549e49",
+    "A.b+C@Gmail.com", "..@googlemail.com", "a b@c.d", "Mr. Jane", "Dr", "Doe Jr.", "Doe , III", "@Jack",
+    "9774156682549e49",
 ])  # fmt: skip
 _TEXTS = st.one_of(
     st.text(_TELLING, max_size=12),

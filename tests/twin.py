@@ -131,7 +131,7 @@ def last_name_spaced(value: str, country: str | None = None) -> str | None:
 
 def name_as_written(value: str, country: str | None = None) -> str | None:
     composed = unicodedata.normalize("NFC", value)
-    return composed if len(composed) <= 35 else None
+    return composed if len(composed) <= 35 and not _holds_email(composed) else None
 
 
 def initial(value: str, country: str | None = None) -> str | None:
@@ -163,7 +163,7 @@ def postal_code(value: str, country: str | None = None) -> str | None:
 
 def postal_code_as_written(value: str, country: str | None = None) -> str | None:
     says_something = any(unicodedata.category(character)[0] in "LN" for character in value)
-    return unicodedata.normalize("NFC", value) if says_something else None
+    return unicodedata.normalize("NFC", value) if says_something and not _holds_email(value) else None
 
 
 def gender(value: str, country: str | None = None) -> str | None:
@@ -220,7 +220,12 @@ def _maid(value: str, digit: str) -> str | None:
 
 
 def opaque_id(value: str, country: str | None = None) -> str | None:
-    return value
+    return None if _holds_email(value) else value
+
+
+def _holds_email(value: str) -> bool:
+    word = f"[^{WHITE_SPACE}@]"
+    return re.search(rf"{word}@{word}+\.[^{WHITE_SPACE}@.]", value) is not None
 
 
 def android_id(value: str, country: str | None = None) -> str | None:

@@ -408,8 +408,12 @@ def linkedin_organization() -> Rule:
 
 
 def opaque_id() -> Rule:
-    """The sender's own key, in clear: trimmed, case kept."""
-    return Rule("opaque_id", 1, False, (), _nothing_left)
+    """The sender's own key, in clear: trimmed, case kept. What holds an e-mail address is refused: it may be no key."""
+
+    def checked(terms: Terms) -> str:
+        return f"case when not {matches(terms.value, _HOLDS_EMAIL)} then {terms.value} end"
+
+    return Rule("opaque_id", 2, False, (checked,), _always("holds_email"))
 
 
 # -- consent --------------------------------------------------------------------------------------------------
