@@ -213,9 +213,9 @@ class Pinterest(Destination):
         return Size(lower=people, upper=people, status=_STATUS.get(status, status.lower()))
 
     def delete(self, audience: Audience) -> Flow[None]:
-        """Remove the audience that ads target. A list cannot be deleted: who is to leave it has to be removed."""
+        """Remove the audience that ads target, if it is ours. Lists cannot be deleted: members have to be removed."""
         target = yield from self._target(audience)
-        if target is not None:
+        if target is not None and self._is_ours(target, audience):
             call = Call("PATCH", self._path("audiences", _id(target)), body='{"operation_type":"REMOVE"}')
             try:
                 yield call
@@ -250,9 +250,12 @@ class Pinterest(Destination):
             rule = entry.get("rule")
             if not isinstance(rule, dict) or str(rule.get("customer_list_id")) != audience.id:
                 continue
-            if found is None or carries(mark_of(str(entry.get("description") or "")), audience.mark or PREFIX):
+            if found is None or self._is_ours(entry, audience):
                 found = entry
         return found
+
+    def _is_ours(self, target: Mapping[str, Any], audience: Audience) -> bool:
+        return carries(mark_of(str(target.get("description") or "")), audience.mark or PREFIX)
 
     # -- calls ------------------------------------------------------------------------------------------------
 
