@@ -8,9 +8,9 @@ instead of making a second one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 from urllib.parse import quote, unquote
 
@@ -28,7 +28,8 @@ from dbt_segments.warehouse import Session, Warehouse
 
 T = TypeVar("T")
 PREFIX = "dbt-segments:"
-# Events after which an audience is none any more.
+# Events that begin an audience, and those after which it is none any more.
+MADE = ("created", "adopted")
 OVER = ("gone", "deleted")
 # An audience that a platform ends is made again once in so many days: what ends again needs a person.
 AGAIN_D = 30
@@ -55,18 +56,35 @@ class Recorded:
 
 def recorded(session: Session, store: Store, sync: Sync) -> Recorded | None:
     """The audience that this sync, under its id or a former one, made or adopted, and that is not gone."""
+    return next(_recorded(session, store, sync, (*MADE, "records")), None)
+
+
+def with_own_past(session: Session, store: Store, sync: Sync) -> Sync:
+    """The sync without the former ids that have another audience than its own.
+
+    As where it ran under its new name before `renamed_from` said so, or was given another audience after a rename.
+    What was sent to the other one says nothing of its own, and nothing is sent to the other one any more.
+    """
+    if not sync.former_ids:
+        return sync
+    found = [(one.sync_id, one.audience.id, one.account) for one in _recorded(session, store, sync, MADE)]
+    aside = {sync_id for sync_id, *audience in found if audience != list(found[0][1:])}
+    return replace(sync, former_ids=tuple(one for one in sync.former_ids if one not in aside))
+
+
+def _recorded(session: Session, store: Store, sync: Sync, events: Iterable[str]) -> Iterator[Recorded]:
+    """The newest audience under each of the sync's ids, today's first; none that is gone."""
     table, ids = store.table("audiences"), (sync.id, *sync.former_ids)
     for sync_id in ids:
         rows = session.rows(
             f"select audience_id, name, mark, account from {table} a "
-            f"where sync_id = ? and event in ('created', 'adopted', 'records') and not {_is_over(table, ids)} "
+            f"where sync_id = ? and event in {in_list(events)} and not {_is_over(table, ids)} "
             f"order by recorded_at desc, token desc limit 1",
             [sync_id],
         )
         if rows:
             found = Audience(rows[0][0], rows[0][1] or "", rows[0][2] or "", rows[0][3] or "")
-            return Recorded(found, found.account, sync_id)
-    return None
+            yield Recorded(found, found.account, sync_id)
 
 
 def is_attended(session: Session, store: Store, sync: Sync, audience: Audience) -> bool:

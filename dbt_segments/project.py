@@ -6,11 +6,12 @@ Everything here ends in an error before the first sync, or in a `Project` that a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dbt_segments import builds
+from dbt_segments.audiences import with_own_past
 from dbt_segments.connections import Connections, read_connections
 from dbt_segments.dbtgraph import DbtGraph
 from dbt_segments.errors import ConfigError, Problem, SettingsError, StateError, WarehouseError
@@ -174,7 +175,9 @@ def read_state(options: Options) -> Iterator[Reading]:
         return
     with _started(Warehouse(state_profile), READ_TIMEOUT_S) as session:
         if schemas.exists(session, schema):
-            reading = replace(reading, session=session, store=Store(schema, schemas.check(session, schema)))
+            store = Store(schema, schemas.check(session, schema))
+            registry, syncs = _with_own_past(session, store, registry, syncs)
+            reading = Reading(registry, connections, syncs, narrowed, session, store)
         yield reading
 
 
@@ -232,6 +235,7 @@ def open_project(
                     "if it is lost for good: dbt-segments audiences adopt --without-history",
                 )
             store = Store(schema, schemas.ensure(session, schema))
+            registry, syncs = _with_own_past(session, store, registry, syncs)
         with _started(warehouse, lock_timeout_s) as session:
             built = _read_builds(session, _schema(settings, profile), options.target_path, profile)
         yield Project(
@@ -246,6 +250,14 @@ def open_project(
             builds=built,
             freshness=builds.read_freshness(options.target_path / "sources.json"),
         )
+
+
+def _with_own_past(
+    session: Session, store: Store, registry: Registry, syncs: Iterable[Sync]
+) -> tuple[Registry, tuple[Sync, ...]]:
+    """The registry and the chosen ones of its syncs, without former ids whose audience is another one."""
+    known = {sync.id: with_own_past(session, store, sync) for sync in registry.syncs}
+    return replace(registry, syncs=tuple(known.values())), tuple(known[sync.id] for sync in syncs)
 
 
 def _schema(settings: ProjectSettings, profile: Profile) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from dbt_segments import deliver, pipeline
+from dbt_segments.adopt import adopt
+from dbt_segments.audiences import Resolver
+from dbt_segments.destinations.base import Audience
+from dbt_segments.prune import prune
 from dbt_segments.state.locks import Lock
+from dbt_segments.values import Sync
 from tests.projects import Warehouse
 from tests.world import World, email, make_world, phone, sandbox
 
@@ -38,6 +45,20 @@ def _die_after_sending(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(deliver.Delivery, "note", die)
         with pytest.raises(Killed):
             world.sync()
+
+
+def _made_and_died(resolver: Resolver, sync: Sync, audience: Audience) -> None:
+    """The process dies once the audience is made and on record."""
+    resolver._record(sync, audience, "created", audience.mark)
+    raise Killed
+
+
+def _made_by_hand(world: World) -> str:
+    """Somebody makes an audience called gold at the platform."""
+    form = {"name": "gold", "subtype": "CUSTOM", "customer_file_source": "USER_PROVIDED_ONLY"}
+    url = f"{world.url}/meta/v26.0/act_1002003004005/customaudiences"
+    headers = {"Authorization": "Bearer sandbox-token"}
+    return str(httpx.post(url, data=form, headers=headers).raise_for_status().json()["id"])
 
 
 def test_what_an_interrupted_run_sent_is_known_after_a_rename(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +166,47 @@ def test_after_a_rename_back_what_an_interrupted_run_sent_is_known(
     world.sync()
     assert world.held() == {email(name) for name in NAMES[:3]}
     assert world.sync().status == "noop"
+
+
+@pytest.mark.parametrize("how", ["synced", "made", "adopted"])
+def test_what_was_sent_to_another_audience_says_nothing_of_its_own(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the new name has an audience besides the former one's, everybody is in it, and the former one's is told.
+
+    synced   under the new name, before `renamed_from` said so
+    made     so, and the run died before it sent anybody
+    adopted  after the rename, before the first sync
+    """
+    world.segment([1, 2])
+    world.sync()
+    (former,) = world.audiences()
+    world.segment([2, 3], "gold")
+    world.segments = {"gold": {"destinations": ["meta"]}}
+    renamed = {"gold": {"destinations": ["meta"], "renamed_from": ["vip"]}}
+    with monkeypatch.context() as patch:
+        if how == "made":
+            patch.setattr(Resolver, "made", _made_and_died)
+        if how == "adopted":
+            world.segments = renamed
+            options = world.request().options
+            adopt(
+                options, "shop.gold.meta", _made_by_hand(world), without_history=False, lock_timeout_s=20.0, tell=print
+            )
+        else:
+            with contextlib.suppress(Killed):
+                world.sync()
+    world.segments = renamed
+    world.sync()
+    assert world.held("gold") == {email(NAMES[1]), email(NAMES[2])}
+    assert world.held("vip") == {email(NAMES[0]), email(NAMES[1])}
+    (orphan,) = pipeline.status(world.request()).orphans
+    assert (orphan.sync_id, orphan.standing, orphan.audience_id) == ("shop.vip.meta", "deleted", former["id"])
+    quiet = lambda *words: None  # noqa: E731
+    (done,) = prune(world.request().options, (), "delete", act=True, lock_timeout_s=20.0, tell=quiet)
+    assert (done.sync_id, done.members, done.done) == ("shop.vip.meta", 2, "deleted")
+    assert [one["name"] for one in world.audiences()] == ["gold"]
+    assert (world.sync().status, pipeline.status(world.request()).orphans) == ("noop", ())
 
 
 def test_an_older_deployment_leaves_the_tables_that_the_new_name_needs(world: World) -> None:
