@@ -272,7 +272,7 @@ class _Turn:
                 tell=tell,
             )
             if not self._sending:
-                return run.plan()
+                return run.plan(self._due)
             sender, gate = self._senders.get(item, destination)
             lock = stack.enter_context(
                 locks.hold(

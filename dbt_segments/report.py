@@ -28,6 +28,7 @@ _WARNING = "warning: "
 _SMALL = "warning: below_minimum"
 _SHARED = "suppressed_shared"
 _NOT_DUE = "not_due"
+_WAITS = "not due: "
 _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
@@ -357,8 +358,8 @@ def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list
         kept = [_without(sync, _SMALL) for sync in kept]
         named = ", ".join(dict.fromkeys(sync.segment for sync in small))
         common.append(f"{_SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}")
-    warnings = (note for sync in kept for note in sync.notes if note.startswith(_WARNING))
-    for note in dict.fromkeys(warnings):
+    told_once = (note for sync in kept for note in sync.notes if note.startswith((_WARNING, _WAITS)))
+    for note in dict.fromkeys(told_once):
         told = [sync for sync in kept if note in sync.notes]
         if len(told) > 1:
             kept = [_without(sync, note) for sync in kept]

@@ -120,14 +120,15 @@ class SyncRun:
 
     # -- plan -------------------------------------------------------------------------------------------------
 
-    def plan(self) -> tuple[SyncResult, tuple[str, ...]]:
-        """What a sync would do, and masked requests where they were asked for."""
+    def plan(self, due: Due) -> tuple[SyncResult, tuple[str, ...]]:
+        """What a sync would do once it is due, and masked requests where they were asked for."""
         self._gate()
         with open_workbench(self._project.settings.memory_limit) as bench:
             with self._project.sessions(self._lock_timeout_s) as (models, state):
                 made = self._plan(models, state, bench, keep=False)
                 known = recorded(state, self._store, self._sync)
                 sweep = cycles.outlook(state, self._store, self._sync) if self._coding.sweeps else None
+                waits = self._project.may_send and not self._is_due(state, due)
             if made is None:
                 return self._held(_audience_of(known), self._forecast or Counts()), ()
             if not self._is_held_by(made) and sweep is not None and not self._holds:
@@ -136,9 +137,13 @@ class SyncRun:
             audience = known.audience if known else Audience(new, self._sync.audience_name)
             if self._destination.records and known is None:
                 audience = Audience(self._sync.id)
-            return self._result(made, _audience_of(known)), tuple(
-                examples(bench, made.coding, audience, self._wishes.show)
-            )
+            result = self._result(made, _audience_of(known))
+            if waits and result.status in ("success", "partial"):
+                schedule = self._sync.schedule
+                when = "only with --now" if schedule == cadence.MANUAL else "once it is due, or with --now"
+                waiting = f"not due: its schedule is {schedule}; sync sends this {when}"
+                result = replace(result, notes=(*result.notes, waiting))
+            return result, tuple(examples(bench, made.coding, audience, self._wishes.show))
 
     # -- sync -------------------------------------------------------------------------------------------------
 
@@ -200,9 +205,7 @@ class SyncRun:
 
     def _not_due(self, due: Due) -> SyncResult | None:
         with self._session() as session:
-            now = session.value(f"select {session.now}").replace(tzinfo=timezone.utc)
-            unsure = by_status(session, read_ledger(session, self._store, self._sync.id)).get("perhaps", 0)
-            if unsure or due(self._sync, record.last_success(session, self._store, self._sync), now):
+            if self._is_due(session, due):
                 return None
             known = recorded(session, self._store, self._sync)
         return replace(
@@ -212,6 +215,12 @@ class SyncRun:
             notes=(f"its schedule is {self._sync.schedule}; --now syncs at once",),
             audience_id=known.audience.id if known and not self._destination.records else None,
         )
+
+    def _is_due(self, session: Session, due: Due) -> bool:
+        """Whether its schedule says so, or somebody is in doubt."""
+        now = session.value(f"select {session.now}").replace(tzinfo=timezone.utc)
+        unsure = by_status(session, read_ledger(session, self._store, self._sync.id)).get("perhaps", 0)
+        return bool(unsure) or due(self._sync, record.last_success(session, self._store, self._sync), now)
 
     def _attempt(self, lock: Lock, sender: Sender, sweeper: Sweeper | None) -> SyncResult | None:
         """One try; None when the plan must be made again: a threshold now holds it, or it starts over."""

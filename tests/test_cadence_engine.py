@@ -101,6 +101,21 @@ def test_a_slot_syncs_once(world: World) -> None:
     assert world.sync(now=True).counts.removed == 1
 
 
+@pytest.mark.parametrize(("words", "when"), [("daily", "once it is due, or with --now"), ("manual", "only with --now")])
+def test_a_plan_says_what_waits_for_its_slot(world: World, words: str, when: str) -> None:
+    """The counts are those of the sync to come. With `now`, and where nothing would be sent, nothing is said."""
+    said = f"not due: its schedule is {words}; sync sends this {when}"
+    schedule(world, words)
+    world.sync()
+    assert said not in world.plan(now=False).run.syncs[0].notes
+    world.segment([1])
+    planned = world.plan(now=False).run.syncs[0]
+    assert (planned.status, planned.counts.removed, said in planned.notes) == ("success", 1, True)
+    assert said not in world.plan().run.syncs[0].notes
+    world.variables = {"targets": ["prod"]}
+    assert said not in world.plan(now=False).run.syncs[0].notes
+
+
 def test_the_next_day_is_due(world: World, clock: Clock) -> None:
     """The slot of the day begins at midnight in the project's time zone, whenever the last success was."""
     world.variables = {"timezone": "Europe/Berlin"}
