@@ -36,13 +36,14 @@ def adopt(
     sync_id: str,
     audience_id: str | None,
     *,
+    name: str | None = None,
     without_history: bool,
     lock_timeout_s: float,
     tell: Callable[[str], None],
 ) -> Adopted:
     """Write our mark into the audience's description and record it. Its members stay as they are.
 
-    audience_id      None: the one that carries this sync's mark
+    audience_id      None: the only one of that `name`, or, without one, the one that carries this sync's mark
     without_history  also where the mark is that of another state, which is lost
 
     Raises ConfigError for an unknown sync and for a dbt target that may not send, LockedError, DestinationError.
@@ -77,7 +78,7 @@ def adopt(
         ):
             gate.lock = lock
             adopter = Adopter(project.state, project.store, lock, destination, sender.play, lock_timeout_s)
-            audience, changed = adopter.take_over(sync, audience_id, without_history=without_history)
+            audience, changed = adopter.take_over(sync, audience_id, name, without_history=without_history)
     return Adopted(
         sync_id=sync.id,
         destination=sync.connection.name,
@@ -92,8 +93,10 @@ def adopt(
 class Adopter(Resolver):
     """Finds the audience that the user means, and makes it the sync's."""
 
-    def take_over(self, sync: Sync, audience_id: str | None, *, without_history: bool) -> tuple[Audience, bool]:
-        """Take over an existing audience for this sync, by its id or else by our mark; and whether that was news.
+    def take_over(
+        self, sync: Sync, audience_id: str | None, name: str | None, *, without_history: bool
+    ) -> tuple[Audience, bool]:
+        """Take over an existing audience for this sync, by its id, name or our mark; and whether that was news.
 
         without_history  also one that carries the mark of another state, because that state is lost
 
@@ -104,7 +107,7 @@ class Adopter(Resolver):
             if audience_id is not None:
                 self._refuse_taken(session, sync, audience_id)
             has_sent = not read_ledger(session, self._store, sync.id).is_new
-        audience = self._named(sync, audience_id)
+        audience = self._named(sync, audience_id) if name is None else self._of_name(sync, name)
         if sync.audience_id not in (None, audience.id):
             raise AudienceHeldError(
                 f"{sync.id}: its `audience_id` names {sync.audience_id}, not {audience.id}",
@@ -122,6 +125,21 @@ class Adopter(Resolver):
         with self._session() as session:
             self._refuse_taken(session, sync, audience.id)
         return self._adopt(sync, audience, without_history=without_history), True
+
+    def _of_name(self, sync: Sync, name: str) -> Audience:
+        """The only audience of exactly that name."""
+        found = [one for one in self._sought(name) if one.name == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DestinationError(
+                f"{sync.id}: several audiences are named {name}: {', '.join(sorted(one.id for one in found))}",
+                hint="name one with --id",
+            )
+        raise DestinationError(
+            f"{sync.id}: account {self._destination.account()} has no audience named {name}",
+            hint="write its name exactly, or name it with --id",
+        )
 
     def _named(self, sync: Sync, audience_id: str | None) -> Audience:
         """The audience of that id, or the only one that carries the mark of this sync."""

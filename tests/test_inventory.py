@@ -141,6 +141,21 @@ def test_an_audience_is_adopted_by_its_id(world: World) -> None:
     assert [audience["name"] for audience in world.audiences()] == ["Spring"]
 
 
+def test_an_audience_is_adopted_by_its_name(world: World) -> None:
+    """The name is compared as it is, and of several audiences none is taken."""
+    theirs = make_audience(world, "Spring")
+    make_audience(world, "Spring 2026")
+    world.write()
+    done = told(world, "audiences", "adopt", "shop.vip.meta", "--name", "Spring")
+    assert (done["audience_id"], done["changed"]) == (theirs, True)
+    assert world.sync().audience_id == theirs
+    world.segments["other"] = {"destinations": ["meta"]}
+    twins = sorted(make_audience(world, "Autumn") for _ in range(2))
+    world.write()
+    refused = call(world, "audiences", "adopt", "shop.other.meta", "--name", "Autumn")
+    assert (refused.exit_code, f"several audiences are named Autumn: {', '.join(twins)}" in refused.stderr) == (1, True)
+
+
 def test_an_audience_that_was_let_go_is_free(world: World) -> None:
     """A sync that adopted one audience, sent nothing and adopted another leaves the first one, unmarked, to others."""
     spring, autumn = make_audience(world, "Spring"), make_audience(world, "Autumn")
@@ -238,8 +253,10 @@ def test_syncs_of_a_whole_entity_are_listed_and_selected_by_its_name(world: Worl
     ("words", "code", "error"),
     [
         (["shop.vip.mta", "--by-mark"], 2, "did you mean `shop.vip.meta`?"),
-        (["shop.vip.meta"], 2, "say either --id or --by-mark"),
-        (["shop.vip.meta", "--by-mark", "--id", "1"], 2, "say either --id or --by-mark"),
+        (["shop.vip.meta"], 2, "say one of --id, --name and --by-mark"),
+        (["shop.vip.meta", "--by-mark", "--id", "1"], 2, "say one of --id, --name and --by-mark"),
+        (["shop.vip.meta", "--name", "Spring", "--id", "1"], 2, "say one of --id, --name and --by-mark"),
+        (["shop.vip.meta", "--name", "Spring"], 1, "has no audience named Spring"),
         (["shop.vip.meta", "--by-mark"], 1, "carries its mark"),
         (["shop.vip.meta", "--id", "999"], 1, "999"),
     ],

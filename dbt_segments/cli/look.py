@@ -97,6 +97,7 @@ def audiences_list(output: str, **project: Any) -> None:
 @audiences.command("adopt")
 @click.argument("sync_id")
 @click.option("--id", "audience_id", metavar="AUDIENCE", help="The audience's id at the platform.")
+@click.option("--name", metavar="NAME", help="The only audience of that name.")
 @click.option("--by-mark", is_flag=True, help="The audience whose description carries this sync's mark.")
 @click.option("--without-history", is_flag=True, help="Also where the mark is that of another state, which is lost.")
 @lock_option
@@ -104,6 +105,7 @@ def audiences_list(output: str, **project: Any) -> None:
 def adopt(
     sync_id: str,
     audience_id: str | None,
+    name: str | None,
     by_mark: bool,
     without_history: bool,
     lock_timeout: float,
@@ -119,8 +121,8 @@ def adopt(
     Example:
       dbt-segments audiences adopt shop.lapsed_buyers.meta --id 23850000000000001
     """
-    if by_mark == (audience_id is not None):
-        raise click.UsageError("say either --id or --by-mark")
+    if [by_mark, name is not None, audience_id is not None].count(True) != 1:
+        raise click.UsageError("say one of --id, --name and --by-mark")
     from dbt_segments import adopt as adopting
     from dbt_segments import listings
     from dbt_segments.settings import resolve_options
@@ -130,6 +132,7 @@ def adopt(
             resolve_options(**project, output=output),
             sync_id,
             audience_id,
+            name=name,
             without_history=without_history,
             lock_timeout_s=lock_timeout,
             tell=lambda text: progress("", text),
