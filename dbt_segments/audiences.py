@@ -227,6 +227,15 @@ class Resolver:
             return audience
         others = [a for a in found if a.name == sync.audience_name]
         foreign = [a for a in found if a.mark and (a.name == sync.audience_name or sync_of(a.mark) == sync.id)]
+        theirs = next((a for a in foreign if not self._is_of_a_lost_state(a)), None)
+        if theirs is not None:
+            other = sync_of(theirs.mark)
+            raise AudienceHeldError(
+                f"{sync.id}: audience {theirs.id} ({theirs.name}) carries the mark of sync {other}",
+                code="foreign_mark",
+                hint="choose another `audience_name:`; or, where that sync is given up, delete its audience: "
+                f"dbt-segments audiences prune --policy delete {other}",
+            )
         if foreign:
             raise AudienceHeldError(
                 f"{sync.id}: audience {foreign[0].id} ({foreign[0].name}) carries the mark of another state",

@@ -306,6 +306,20 @@ def test_a_sync_that_runs_is_never_pruned(world: World) -> None:
     assert world.held() == set()
 
 
+def test_a_new_id_with_the_old_name_is_told_whose_audience_that_is(world: World) -> None:
+    """No state was lost. The remedy that is named helps."""
+    item(world, id="again")
+    held = world.sync()
+    assert (held.status, held.reason.split(": ")[0]) == ("held", "foreign_mark")
+    assert "carries the mark of sync shop.vip.meta" in held.reason
+    (hint,) = (note for note in held.notes if "audience_name" in note)
+    assert "lost" not in hint
+    words = hint.split("dbt-segments ")[1].split()
+    assert call(world, *words, "--yes").exit_code == 0
+    assert world.sync().counts.added == 2
+    assert len(world.audiences()) == 1
+
+
 # -- names ----------------------------------------------------------------------------------------------------
 
 
