@@ -610,6 +610,7 @@ def test_7_a_removal_that_is_refused_stays_owed(world: World) -> None:
     for _ in range(2):
         refused = world.sync()
         assert (refused.counts.removed, refused.status, refused.exit_code) == (0, "failed", 1)
+        assert (refused.counts.pending, any("the removal stays owed" in note for note in refused.notes)) == (1, True)
         assert world.held() == {email(ADA), email(BOB)}
     platform(world).policy["minimum_members"] = 0
     world.sync()

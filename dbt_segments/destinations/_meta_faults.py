@@ -20,6 +20,7 @@ _THROTTLED = {4, 17, 32, 341, 613, 80003}
 _GONE = {1487366, 1487301}
 _TOO_SMALL = 1870047
 _FLAGGED = {1713228, 1713230, 1713231}
+_OWED_HINT = "who left stays in it for now: the removal stays owed, and every run tries it again"
 _ACCEPT_TERMS = "accept the Custom Audience terms for this ad account in Business settings"
 _RENEW_HINT = "make a new access token; a system user's does not expire"
 _TOKEN = {
@@ -105,7 +106,7 @@ def _final(call: Call, number: int | None, sub: int | None, code: str) -> Fault 
             AuthError(f"meta: {_TOKEN.get(sub or 0, 'the access token was refused')}", code=code, hint=_RENEW_HINT)
         )
     if sub == _TOO_SMALL:
-        return Fault(RefusedError("meta: the audience would become too small", code=code, owed=True))
+        return Fault(RefusedError("meta: the audience would become too small", code=code, owed=True, hint=_OWED_HINT))
     if number == 2650 and sub is not None:
         return _of_replace(sub, code)
     if number in _PERMISSION:
