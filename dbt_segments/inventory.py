@@ -178,6 +178,16 @@ def orphans(session: Session, store: Store, registry: Registry) -> tuple[ListedA
     return tuple(_orphans(_read(session, store, registry)))
 
 
+def left_behind(session: Session, store: Store, registry: Registry, sync: Sync) -> tuple[str, ...]:
+    """Models that the project has no more, and that have an audience at this sync's connection.
+
+    Where a sync is about to make its first audience, it may be one of them under a new name.
+    """
+    start, end = f"{sync.segment.model.package}.", f".{sync.connection.name}"
+    found = (one.sync_id for one in orphans(session, store, registry) if one.standing == "deleted")
+    return tuple(one[len(start) : -len(end)] for one in found if one.startswith(start) and one.endswith(end))
+
+
 def _orphans(known: _Known) -> Iterator[ListedAudience]:
     for one in known.audiences:
         if one.standing != "on" and one.audience_id and one.event not in OVER:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import duckdb
 
-from dbt_segments import builds, cadence, cycles, guard, membership, record, sizes, tally
+from dbt_segments import builds, cadence, cycles, guard, inventory, membership, record, sizes, tally
 from dbt_segments.audiences import AudienceHeldError, Recorded, Resolver, gone, recorded
 from dbt_segments.coding import Coding
 from dbt_segments.cycles import Cycle
@@ -423,6 +423,7 @@ class SyncRun:
             self._note(f"refusals_wait: {self._destination.type} takes nothing but the whole audience, which is held")
             return None
         self._count_refused(state, refusals)
+        self._check_name(state)
         made = self._planner.plan(state, bench, frozen, refusals, held=bool(self._holds))
         if self._holds and (self._rules_then or frozenset()) - (self._rules or frozenset()):
             memory.keep(state, self._store, self._sync.id, bench)
@@ -434,6 +435,18 @@ class SyncRun:
         if made.interrupted:
             self._note("a run was interrupted: the next sync mends it first, so its counts may differ")
         return made
+
+    def _check_name(self, state: Session) -> None:
+        """Say that the model may be one that was renamed, before it gets an audience beside the former one's."""
+        if self._destination.records or recorded(state, self._store, self._sync) is not None:
+            return
+        left_behind = inventory.left_behind(state, self._store, self._project.registry, self._sync)
+        if left_behind:
+            model, former = self._sync.segment.model.name, ", ".join(left_behind)
+            self._note(
+                f"warning: left_behind: {model} gets a new audience, and that of {former} stays as it is, since the "
+                f"project has no such model any more; if it was renamed to {model}, `renamed_from` has to say so first"
+            )
 
     def _count_refused(self, state: Session, refusals: Refusals | None) -> None:
         """How many refuse whom an audience holds that nothing can be sent to."""

@@ -209,6 +209,25 @@ def test_what_was_sent_to_another_audience_says_nothing_of_its_own(
     assert (world.sync().status, pipeline.status(world.request()).orphans) == ("noop", ())
 
 
+def test_a_rename_that_is_not_declared_is_told_before_a_second_audience_is_made(world: World) -> None:
+    """In the plan and in the first sync, once; not where the former model is named, or still there."""
+    world.segment([1, 2])
+    world.sync()
+    world.segment([1, 2], "gold")
+    both = {"gold": {"destinations": ["meta"]}, "vip": {"destinations": ["meta"]}}
+    told = "warning: left_behind: gold gets a new audience, and that of vip stays as it is"
+    for segments, expected in (
+        (both, 0),
+        ({"gold": {"destinations": ["meta"], "renamed_from": ["vip"]}}, 0),
+        ({"gold": both["gold"]}, 1),
+    ):
+        world.segments = segments
+        (planned,) = (one for one in world.plan().run.syncs if one.segment == "gold")
+        assert sum(note.startswith(told) for note in planned.notes) == expected, planned.notes
+    assert sum(note.startswith(told) for note in world.sync().notes) == 1
+    assert not any("left_behind" in note for note in (*world.sync().notes, *world.plan().run.syncs[0].notes))
+
+
 def test_an_older_deployment_leaves_the_tables_that_the_new_name_needs(world: World) -> None:
     """It still syncs under the old name, after two renames and with old pointers gone: the new names keep theirs."""
     world.variables["retention"] = {"pointers": 1}
