@@ -111,9 +111,15 @@ def _sweeps(session: Session, store: Store, ids: Sequence[str]) -> list[Sweep]:
         [PHASE],
     )
     logged: dict[str, list[tuple[str, str | None, datetime]]] = {}
-    for generation, state, job, at in sorted(rows, key=lambda row: (row[3], _RANK[row[1]])):
+    for generation, state, job, at in rows:
         logged.setdefault(generation, []).append((state, job, at))
-    return [_sweep_of(generation, events) for generation, events in logged.items()]
+    return [_sweep_of(generation, _in_order(events)) for generation, events in logged.items()]
+
+
+def _in_order(events: Sequence[tuple[str, str | None, datetime]]) -> list[tuple[str, str | None, datetime]]:
+    """Oldest first. A job ends after it began, also where the warehouse's clock was set back in between."""
+    began = {job: at for state, job, at in events if state == "submitted"}
+    return sorted(events, key=lambda event: (max(event[2], began.get(event[1], event[2])), _RANK[event[0]]))
 
 
 def _sweep_of(generation: str, events: Sequence[tuple[str, str | None, datetime]]) -> Sweep:

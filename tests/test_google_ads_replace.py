@@ -114,6 +114,16 @@ def test_others_go_once_everybody_is_confirmed(world: World) -> None:
     ]
 
 
+def test_a_sweep_ends_once_also_where_the_clock_was_set_back(world: World) -> None:
+    """What was logged of it before is younger than its end, by the warehouse's clock."""
+    world.sync()
+    assert "is being removed" in " ".join(world.sync().notes)
+    pass_days(world, -1, "sync_batches", "pointers")
+    assert "has been removed" in " ".join(world.sync().notes)
+    quiet = world.sync()
+    assert (quiet.status, quiet.requests) == ("noop", 0), quiet
+
+
 @pytest.mark.slow
 def test_a_change_sends_everybody_anew_so_that_none_of_ours_is_old(world: World) -> None:
     """Members who were ingested long ago stay, also while their jobs run for hours."""
