@@ -225,6 +225,24 @@ def test_access_tokens_end_and_are_renewed(serving: Serving, make: Any) -> None:
     assert members(serving) == {ANN, "c-1"}
 
 
+def test_a_sweep_takes_out_whoever_was_put_in_before(serving: Serving, make: Any) -> None:
+    """As a job: whoever was put in since stays, and who was put in again."""
+    sync = make(scripted.ScriptedSweep)
+    play, flow = sync.sender.play, sync.destination
+
+    def done(job: str) -> bool:
+        return bool(play(flow.poll(sync.audience, job)).done)
+
+    assert done(sync.push(Op.ADD, person(ANN, "c-1"), person(BOB, "c-2")).outcome.job)
+    sync.control("clock", {"advance_s": 3600})
+    began = play(flow.clock(sync.audience))
+    assert done(sync.push(Op.ADD, {"email": BOB}, batch="b2").outcome.job)
+    sweep = play(flow.sweep(sync.audience, began)).job
+    assert members(serving) == {ANN, "c-1", BOB, "c-2"}
+    assert done(sweep)
+    assert members(serving) == {BOB, "c-2"}
+
+
 def test_members_are_forgotten_after_their_retention(serving: Serving, make: Any) -> None:
     """By the server's clock: external ids reach nobody after 10 days, members are gone after 30."""
     sync = make(scripted.ScriptedRetention)

@@ -20,8 +20,8 @@ from dbt_segments.sandbox.platform import Platform
 from dbt_segments.send import Sender
 from dbt_segments.state.store import Store
 from dbt_segments.warehouse import Session
-from tests.properties.model import Unit, sent
-from tests.properties.shop import Shop, is_asynchronous
+from tests.properties.model import Unit, raw, sent
+from tests.properties.shop import Shop, is_asynchronous, sweeps
 from tests.scripted.server import ScriptedPlatform
 
 # Fault -> what it is, and the invariants (docs/invariants.md) that it threatens.
@@ -98,9 +98,11 @@ class Accident:
 class Faults:
     """The faults of one history.
 
+    takes_all   in this history the destination refuses and drops no row: a plain sync must do in the end
     poison      units that the destination refuses now
-    needs_full  rows may be missing of which nobody can know: only a full resync brings them
+    needs_full  rows were refused or dropped: only a full resync surely brings them
     gone        the connection whose audience is deleted
+    others      whom others put into an audience that is replaced in two steps
     """
 
     def __init__(self, shop: Shop, rng: random.Random, fields: dict[str, str], say: Callable[[str], None]) -> None:
@@ -113,9 +115,11 @@ class Faults:
         self._ended: set[str] = set()
         self._ahead_s = 0
         self.met: Counter[str] = Counter()
+        self.takes_all = rng.random() < 0.5
         self.poison: set[Unit] = set()
         self.needs_full = False
         self.gone: str | None = None
+        self.others: set[Unit] = set()
         if self._scripted is not None:
             self._scripted.policy["rotate"] = False  # nobody keeps the token that a refresh brings
 
@@ -154,13 +158,18 @@ class Faults:
             self._jump()
         if rng.random() < 0.08:
             self._delete()
+        if rng.random() < 0.3 and any(map(sweeps, self._shop.shapes.values())):
+            self.others_enter()
         if self._scripted is not None:
             self._policies(self._scripted)
 
     def _draw(self) -> dict[str, Any]:
         rng, replaces = self.rng, set(self._shop.shapes.values()) == {"scripted_replace"}
         fault: dict[str, Any] = {"kind": rng.choice(_AT_SERVER)}
+        if fault["kind"] == "partial" and self.takes_all:
+            fault["kind"] = "reset_after"
         op = rng.choice(("add", "remove", "remove", "replace", "poll", "create", "find", "get", "token", None))
+        op = "sweep" if op in ("replace", "token") and any(map(sweeps, self._shop.shapes.values())) else op
         op = "replace" if replaces and op in ("add", "remove") else op
         if fault["kind"] == "status":
             fault["status"] = rng.choice((500, 503, 429, 400))
@@ -171,8 +180,7 @@ class Faults:
             op = "remove"
         elif fault["kind"] == "partial":
             op = "replace" if replaces else "add"
-            self.needs_full = True
-        elif fault["kind"] == "duplicate" and op not in ("add", "remove", "replace"):
+        elif fault["kind"] == "duplicate" and op not in ("add", "remove", "replace", "sweep"):
             op = "add"  # a creation that arrives twice makes two lists whatever the sender does
         fault |= {"times": rng.choice((1, 2, 2, 3)), "after": rng.choice((0, 0, 0, 1, 2))}
         return fault | ({"match": {"op": op}} if op is not None else {})
@@ -184,11 +192,10 @@ class Faults:
             policy["fail_after_polls"] = rng.choice((None, None, 1, 2))
             policy["lose_after_polls"] = rng.choice((None, None, 1, 2))
             policy["lost_applied"] = rng.random() < 0.5
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and not self.takes_all:
             found = sorted(self._shop.truth.allowed())
             self.poison = set(rng.sample(found, min(len(found), rng.choice((0, 1, 2)))))
             policy["refuse"] = {value: "unwelcome" for _, value in sent(self.poison, self._fields)}
-            self.needs_full |= bool(self.poison)
         changed = {k: v for k, v in policy.items() if k != "refuse" and v != platform.defaults.get(k)}
         self._say(f"  policy {changed}, refuses {sorted(self.poison)}")
 
@@ -203,6 +210,19 @@ class Faults:
                     audience.deleted = True
                     self.gone = connection
                     self._say(f"  audience {audience.id} is deleted")
+
+    def others_enter(self) -> None:
+        """Somebody else puts people into an audience that is replaced in two steps."""
+        with self.sandbox.lock:
+            for audience in self.platform.audiences.values():
+                if audience.account in self._shop.shapes.values() and sweeps(audience.account) and not audience.deleted:
+                    unit = raw("email", -self.rng.randint(1, 2)).unit
+                    assert unit is not None
+                    ((_, value),) = sent({unit}, self._fields)
+                    audience.members.add([self.platform.codec.encode("email", value)], self.sandbox.clock.today())
+                    self.others.add(unit)
+                    self._shop.changed["others enter"] += 1
+                    self._say(f"  others put {unit[1]} in")
 
     def _on_record(self) -> set[str]:
         """Ids of audiences in the state. One whose creation was never answered may be made again: nobody was in it."""
@@ -237,7 +257,10 @@ class Faults:
     # -- the process, the state, the clock ----------------------------------------------------------------
 
     def _jump(self) -> None:
-        seconds = self.rng.choice(_JUMPS_S)
+        self.pass_time(self.rng.choice(_JUMPS_S))
+
+    def pass_time(self, seconds: int) -> None:
+        """The warehouse's clock jumps; the platform's does where it is ahead."""
         self._ahead_s += seconds
         self.sandbox.clock.advance(max(0, seconds))
         self.met["clock"] += 1
@@ -308,6 +331,7 @@ class Faults:
             self._seen = self.sandbox.made
             jobs = dict(self._scripted.jobs) if self._scripted is not None else {}
         for call in new:
+            self.needs_full |= call["fault"] == "partial" or bool(call.get("refused"))
             if call["fault"]:
                 self.met[_kind(call)] += 1
             else:
@@ -315,6 +339,7 @@ class Faults:
         for job in jobs.values():
             if job.id not in self._ended and job.state != "running":
                 self._ended.add(job.id)
+                self.needs_full |= bool(job.refused)
                 self.met["refused"] += len(job.refused)
                 self.met[f"job_{job.state}"] += job.state != "done"
         del self.met["job_done"]

@@ -110,8 +110,10 @@ class Shop:
         )
         world.segment([] if self.emptied else sorted(truth.segment), self.name)
         world.opt_outs(sorted(truth.suppressed))
-        items = [self._item(name) for name in self.shapes] if self.wired else []
-        world.segments = {self.name: {"label": self.label, "destinations": items, "renamed_from": list(self.former)}}
+        block: dict[str, Any] = {"label": self.label, "renamed_from": list(self.former)}
+        for name, shape in self.shapes.items() if self.wired else ():
+            block.setdefault("syncs" if sweeps(shape) else "destinations", []).append(self._item(name))
+        world.segments = {self.name: block}
         status = dict.fromkeys(("customers", "opt_outs", self.name), "success")
         self._write_builds(status | ({self.name: "error"} if self.broken else {}))
 
@@ -121,7 +123,8 @@ class Shop:
 
     def _item(self, connection: str) -> dict[str, Any]:
         named = {"id": self.ids[connection]} if connection in self.ids else {}
-        return {"to": connection, "enabled": self.enabled, **named}
+        mode = {"mode": "replace"} if sweeps(self.shapes[connection]) else {}
+        return {"to": connection, "enabled": self.enabled, **mode, **named}
 
     def _write_builds(self, statuses: dict[str, str]) -> None:
         content = {
@@ -170,6 +173,14 @@ class Shop:
         self.truth.people.setdefault(key, self._person())
         self.truth.segment.add(key)
         return self.say(f"  enter {key}")
+
+    def add_somebody(self) -> None:
+        """Somebody new, with an e-mail and a phone that nobody else has, enters."""
+        key = max(self.truth.people) + 1
+        cells = {kind: raw(kind, self.size.pool) for kind in self.kinds}
+        self.truth.people[key] = Person(**cells)
+        self.truth.segment.add(key)
+        self.say(f"  enter {key}")
 
     def _leave(self) -> bool:
         if len(self.truth.segment) > 1:
@@ -329,3 +340,8 @@ CHANGES = (
 def is_asynchronous(shape: str) -> bool:
     """Whether batches become jobs."""
     return shape != "meta" and TRAITS[shape].asynchronous
+
+
+def sweeps(shape: str) -> bool:
+    """Whether it is replaced in two steps, the second of which takes out whom others put in."""
+    return shape != "meta" and TRAITS[shape].sweeps

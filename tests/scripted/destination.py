@@ -9,6 +9,7 @@ scripted_dedup       an addition applies twice unless its id says that it is a r
 scripted_blind       there is no such id: a repeat does harm
 scripted_oauth       access tokens end, refresh tokens rotate
 scripted_born        a list comes with its first members, and is of use once it has been put to use
+scripted_sweep       jobs, and a replace in two steps: everybody is sent, then a sweep takes out whoever else was there
 scripted_retention   members are forgotten after 30 days, external ids after 10
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 from pydantic import SecretStr
@@ -232,6 +235,21 @@ class ScriptedBorn(Scripted):
         return bool(reply.json["used"])
 
 
+class ScriptedSweep(Scripted):
+    type = "scripted_sweep"
+    modes = ("mirror", "replace")
+    sweeps = True
+
+    def clock(self, audience: Audience) -> Flow[datetime]:
+        reply = yield Call("GET", f"/lists/{audience.id}")
+        return parsedate_to_datetime(reply.headers["date"])
+
+    def sweep(self, audience: Audience, before: datetime) -> Flow[Outcome]:
+        body = json.dumps({"before": before.isoformat()})
+        reply = yield Call("POST", f"/lists/{audience.id}/sweep", body=body)
+        return Outcome(job=reply.json["job"], done=False)
+
+
 class ScriptedRetention(Scripted):
     type = "scripted_retention"
     retention_days = 30
@@ -248,6 +266,7 @@ ALL: tuple[type[Scripted], ...] = (
     ScriptedBlind,
     ScriptedOAuth,
     ScriptedBorn,
+    ScriptedSweep,
     ScriptedRetention,
 )
 

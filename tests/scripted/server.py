@@ -10,6 +10,7 @@
     POST  /<shape>/v1/lists/{id}/members  {"op", "batch": {"id", "session", "number", "last"}, "fields", "rows"}
                                           -> {"received", "refused": [{"index", "code"}]}, or 202 {"job"}
     POST  /<shape>/v1/lists/{id}/use      {} -> {}: the list is in use from now on
+    POST  /<shape>/v1/lists/{id}/sweep    {"before"} (ISO) -> 202 {"job"}: whoever was put in last before that goes
     GET   /<shape>/v1/jobs/{id}           {"state": "running" | "failed"} or {"state": "done", "refused": [...]}
 
 In the shape `scripted_born` POST lists takes `members`, too, which is what .../members takes.
@@ -34,6 +35,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from dbt_segments.sandbox import Serving, serve
@@ -46,7 +48,7 @@ MAX_ROWS = 1_000
 TOKEN = "scripted-token"
 REFRESH_TOKEN = "refresh-0"
 _DIGEST = re.compile("[0-9a-f]{64}").fullmatch
-_PATH = re.compile(r"/([a-z_]+)/(?:(token)|v1/(lists|jobs)(?:/([a-z0-9-]+)(?:/(members|use))?)?)")
+_PATH = re.compile(r"/([a-z_]+)/(?:(token)|v1/(lists|jobs)(?:/([a-z0-9-]+)(?:/(members|use|sweep))?)?)")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Shape:
     dedup: Literal["set", "id", "none"] = "set"
     oauth: bool = False
     born: bool = False
+    sweeps: bool = False
     retention_days: int | None = None
     forgets: Mapping[str, int] = field(default_factory=dict)
 
@@ -76,17 +79,19 @@ SHAPES: dict[str, Shape] = {
     "scripted_blind": Shape(dedup="none"),
     "scripted_oauth": Shape(oauth=True),
     "scripted_born": Shape(born=True),
+    "scripted_sweep": Shape(asynchronous=True, sweeps=True),
     "scripted_retention": Shape(retention_days=30, forgets={"external_id": 10}),
 }
 
 
 @dataclass
 class Job:
-    """A batch that waits for its polls."""
+    """A batch, or a sweep, that waits for its polls. Who is in it counts as put in when it was `made`."""
 
     id: str
     audience: Audience
     body: dict[str, Any] = field(repr=False)
+    made: float
     state: str = "running"
     polls: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
@@ -121,6 +126,7 @@ class ScriptedPlatform(Platform):
         self.applied: dict[tuple[str, str], int] = {}
         self.replayed = 0
         self.used: list[str] = []
+        self.put_in: dict[tuple[str, Key], float] = {}
 
     def report(self) -> dict[str, Any]:
         return {
@@ -136,8 +142,8 @@ class ScriptedPlatform(Platform):
             return ""
         if place[2] or place[3] == "jobs":
             return "token" if place[2] else "poll"
-        if place[5] == "use":
-            return "use"
+        if place[5] in ("use", "sweep"):
+            return place[5]
         if place[5]:
             return _op_of(request)
         one = {"GET": "get", "PATCH": "update", "DELETE": "delete"} if place[4] else {"GET": "find", "POST": "create"}
@@ -153,6 +159,7 @@ class ScriptedPlatform(Platform):
             "delete": self._delete,
             "poll": self._poll,
             "use": self._use,
+            "sweep": self._sweep,
             "add": self._members,
             "remove": self._members,
             "replace": self._members,
@@ -243,6 +250,20 @@ class ScriptedPlatform(Platform):
         self.used.append(audience.id)
         return Answer(200, {}, note={"audience": audience.id})
 
+    def _sweep(self, request: Request, shape: str, list_id: str) -> Answer:
+        audience = self._audience(shape, list_id)
+        body = _only(request, {"before"})
+        before = datetime.fromisoformat(body["before"]).timestamp()
+        if not SHAPES[shape].sweeps or before > self.clock.now():
+            raise Refusal(_error(400, "no_such_operation"))
+        job = self._job(audience, {"op": "sweep", "before": before})
+        return Answer(202, {"job": job.id}, note={"audience": audience.id})
+
+    def _job(self, audience: Audience, body: dict[str, Any]) -> Job:
+        job = Job(f"job-{len(self.jobs) + 1}", audience, body, self.clock.now())
+        self.jobs[job.id] = job
+        return job
+
     def _find(self, request: Request, shape: str, _: str) -> Answer:
         mark, name = request.query.get("mark"), request.query.get("name")
         found = [
@@ -297,9 +318,7 @@ class ScriptedPlatform(Platform):
             return answer if known == request.body else _error(409, "dedup_id_reused")
         note = {"rows": len(rows), "audience": audience.id, "batch": body["batch"]["number"]}
         if traits.asynchronous:
-            job = Job(f"job-{len(self.jobs) + 1}", audience, body)
-            self.jobs[job.id] = job
-            answer = Answer(202, {"job": job.id}, note=note)
+            answer = Answer(202, {"job": self._job(audience, body).id}, note=note)
         else:
             self._check_size(audience, body, rows)
             refused = self._apply(audience, body, traits, request.skip)
@@ -352,6 +371,19 @@ class ScriptedPlatform(Platform):
             self._finish_replace(audience, target, batch)
         return refused
 
+    def _end(self, job: Job, shape: Shape) -> None:
+        """Apply a job."""
+        members = job.audience.members
+        if job.body["op"] == "sweep":
+            for _, keys in list(members.records()):
+                if max(self.put_in.get((job.audience.id, key), 0.0) for key in keys) < job.body["before"]:
+                    members.remove(keys, self.clock.today())
+            return
+        job.refused = self._apply(job.audience, job.body, shape)
+        if job.body["op"] == "add":
+            keys = [key for row in self._rows(job.body, shape) for key in self._keys(row)]
+            self.put_in |= {(job.audience.id, key): job.made for key in keys}
+
     def _refusal(self, row: list[tuple[str, str]]) -> str | None:
         return next((self.policy["refuse"][value] for _, value in row if value in self.policy["refuse"]), None)
 
@@ -397,11 +429,11 @@ class ScriptedPlatform(Platform):
         if lose is not None and job.polls >= lose:
             job.state = "lost"
             if self.policy["lost_applied"]:
-                self._apply(job.audience, job.body, shape)
+                self._end(job, shape)
         elif fail is not None and job.polls >= fail:
             job.state = "failed"
         elif job.polls >= self.policy["finish_after_polls"]:
-            job.refused = self._apply(job.audience, job.body, shape)
+            self._end(job, shape)
             job.state = "done"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.properties.faults import KINDS
+from tests.properties.shop import is_asynchronous
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "torture.json"
 
@@ -42,7 +43,7 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         histories[one["warehouse"]][one["shape"]] += 1
         sums["steps"] += one["steps"]
         sums["syncs"] += one["syncs"]
-        mends["with jobs" if one["shape"] == "scripted_async" else "at once"][str(one["mends"])] += 1
+        mends["with jobs" if is_asynchronous(one["shape"]) else "at once"][str(one["mends"])] += 1
         faults.update(one["met"])
         changes.update(one["changed"])
     unknown = faults.keys() - KINDS
