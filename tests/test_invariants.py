@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,11 @@ import httpx
 import pytest
 
 from dbt_segments import pipeline, report, retry
+from dbt_segments.deliver import Courier
 from dbt_segments.destinations.registry import register, unregister
 from dbt_segments.errors import ConfigError, LockedError
+from dbt_segments.project import open_project
+from dbt_segments.state import locks
 from dbt_segments.state.schema import TABLES
 from dbt_segments.values import SyncResult
 from tests.projects import REPOSITORY, Warehouse
@@ -652,6 +656,65 @@ def test_8_a_second_run_stops_while_the_first_one_sends(world: World) -> None:
             world.serving.sandbox.closing = False
     assert world.sync().status == "noop"
     assert world.held() == {email(ADA), email(BOB)}
+
+
+on_postgres = pytest.mark.parametrize(
+    "warehouse", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
+
+
+@on_postgres
+def test_8_a_lease_has_one_owner(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes a lease that has not ended; whose has ended and was taken, may start and write nothing any more."""
+    monkeypatch.setattr(locks, "LEASE_S", 10.0)
+    monkeypatch.setattr(locks, "MARGIN_S", 0.5)
+    world.customers([(1, ADA)])
+    world.segment([1])
+    world.sync()
+    with open_project(world.request().options, 20.0, print) as project:
+
+        def hold(timeout_s: float) -> AbstractContextManager[locks.Lock]:
+            return locks.hold(project.state, project.store, "x", timeout_s=timeout_s, longest_request_s=0.1, tell=print)
+
+        with hold(0.0) as owner:
+            with pytest.raises(LockedError), hold(0.0):
+                pass
+            end_leases(world)
+            with hold(0.0) as taker, project.state.session() as session:
+                assert (taker.token, taker.overtaken) == (owner.token + 1, True)
+                with pytest.raises(LockedError):
+                    owner.fence(session)
+                assert (owner.may_start(0.1), taker.may_start(0.1)) == (False, True)
+
+
+@on_postgres
+def test_8_what_an_overtaken_run_commits_late_does_not_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run falls asleep while it commits what it is about to send; that commit lands after another run has ended."""
+    world.customers([(1, ADA), (2, BOB)])
+    world.segment([1, 2])
+    world.sync()
+    world.segment([1])
+    with monkeypatch.context() as asleep:
+        asleep.setattr(locks, "_release", lambda *args: None)
+        asleep.setattr(Courier, "deliver", lambda *args: pytest.fail("asleep"))
+        with pytest.raises(pytest.fail.Exception):
+            world.sync()
+    end_leases(world)
+    late = world.state("pointers", "*", "kind = 'generation' order by token desc limit 1")
+    pointers = f"{world.warehouse.schema}_dbt_segments.pointers"
+    world.sql(f"create table late as select * from {pointers} where id = '{late[0][0]}'")
+    world.sql(f"delete from {pointers} where id = '{late[0][0]}'")
+    world.segment([1, 2])
+    assert world.sync().status == "noop"
+    world.sql(f"insert into {pointers} select * from late")
+    ledger = world.state("pointers", "count(*)", "kind = 'ledger'")
+    assert (world.sync().status, world.state("pointers", "count(*)", "kind = 'ledger'")) == ("noop", ledger)
+
+
+def end_leases(world: World) -> None:
+    """What time does to the lease of a run that sleeps."""
+    leases = f"{world.warehouse.schema}_dbt_segments.leases"
+    world.sql(f"update {leases} set expires_at = expires_at - interval '400 days'")
 
 
 def second_run(world: World) -> tuple[int, int]:

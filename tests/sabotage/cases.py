@@ -17,7 +17,7 @@ class Sabotage:
 
     says  what the broken product does
     file  below dbt_segments/
-    test  a test of tests/test_invariants.py; `case` its parameters after the warehouse
+    test  a test of tests/test_invariants.py on the `warehouse`; `case` its further parameters
     """
 
     invariant: int
@@ -27,6 +27,7 @@ class Sabotage:
     new: str
     test: str
     case: str = ""
+    warehouse: str = "duckdb"
 
     @property
     def id(self) -> str:
@@ -34,8 +35,8 @@ class Sabotage:
 
     @property
     def node(self) -> str:
-        """The test on DuckDB alone."""
-        parameters = "-".join(part for part in ("duckdb", self.case) if part)
+        """The test on one warehouse alone."""
+        parameters = "-".join(part for part in (self.warehouse, self.case) if part)
         return f"tests/test_invariants.py::{self.test}[{parameters}]"
 
 
@@ -334,6 +335,42 @@ SABOTAGES = (
         "lock.acquire(timeout=timeout_s)",
         "pass",
         "test_8_a_second_run_stops_while_the_first_one_sends",
+    ),
+    Sabotage(
+        8,
+        "a lease is taken that has not ended",
+        "state/locks.py",
+        'free = event in ("", "released") or left_s + MARGIN_S <= 0',
+        "free = True",
+        "test_8_a_lease_has_one_owner",
+        warehouse="postgres",
+    ),
+    Sabotage(
+        8,
+        "who was overtaken may write",
+        "state/locks.py",
+        "if newest is not None and int(newest) > self.token:",
+        "if False:",
+        "test_8_a_lease_has_one_owner",
+        warehouse="postgres",
+    ),
+    Sabotage(
+        8,
+        "who was overtaken may send",
+        "state/locks.py",
+        "return self._left() >= timeout_s + MARGIN_S",
+        "return True",
+        "test_8_a_lease_has_one_owner",
+        warehouse="postgres",
+    ),
+    Sabotage(
+        8,
+        "a takeover does not close what the other run may still write",
+        "recovery.py",
+        "folds.seal(session, self._store, self._sync.id, self._lock)",
+        "pass",
+        "test_8_what_an_overtaken_run_commits_late_does_not_count",
+        warehouse="postgres",
     ),
     Sabotage(
         10,

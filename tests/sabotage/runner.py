@@ -45,9 +45,19 @@ def prove(sabotage: Sabotage, folder: Path) -> str:
 
 
 def _run(node: str, folder: Path) -> Path:
-    """pytest's report of one test, in a process that sees the copy only."""
+    """pytest's report of one test, slow or not, in a process that sees the copy only."""
     result = folder / "result.xml"
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--junitxml={result}", f"--basetemp={folder / 'tmp'}"]
+    options = [
+        "-q",
+        "-m",
+        "",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--junitxml={result}",
+        f"--basetemp={folder / 'tmp'}",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(
         [sys.executable, "-m", "pytest", *options, node],

@@ -13,8 +13,8 @@ each = pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda one: one.id)
 
 
 def test_every_invariant_has_a_sabotage() -> None:
-    """Thirteen invariants, each with one or more sabotages, whose tests bear its number."""
-    assert {one.invariant for one in SABOTAGES} == set(INVARIANTS)
+    """Thirteen invariants, each with three or more sabotages, whose tests bear its number."""
+    assert [number for number in INVARIANTS if sum(one.invariant == number for one in SABOTAGES) < 3] == []
     assert [one.id for one in SABOTAGES if not one.test.startswith(f"test_{one.invariant}_")] == []
 
 
@@ -32,7 +32,13 @@ def test_a_sabotage_applies(sabotage: Sabotage) -> None:
 
 
 @pytest.mark.slow
-@each
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        pytest.param(one, marks=pytest.mark.postgres if one.warehouse == "postgres" else (), id=one.id)
+        for one in SABOTAGES
+    ],
+)
 def test_a_sabotage_is_noticed(sabotage: Sabotage, tmp_path: Path) -> None:
     """With the product broken in this way, the named test fails, and by an assertion."""
     assert prove(sabotage, tmp_path)
