@@ -142,6 +142,19 @@ def test_a_job_changes_members_only_when_it_is_done(serving: Serving, make: Any)
     assert reports(serving)["jobs"] == [{"id": "job-1", "state": "done", "op": "add"}]
 
 
+def test_jobs_may_be_done_in_another_order(serving: Serving, make: Any) -> None:
+    """Of two jobs the second one is done first, so a removal that was sent first takes out who was added after it."""
+    sync = make(scripted.ScriptedAsync)
+    sync.control("policy", {"stagger": 3})
+    jobs = [sync.push(op, person(ANN, "c-1"), batch=op.value).outcome.job for op in (Op.ADD, Op.REMOVE, Op.ADD)]
+
+    def done() -> list[bool]:
+        return [sync.sender.play(sync.destination.poll(sync.audience, job)).done for job in jobs[1:]]
+
+    assert [done(), done(), done()] == [[False, False], [False, True], [True, True]]
+    assert members(serving) == set()
+
+
 @pytest.mark.parametrize(
     ("policy", "code", "applied"),
     [

@@ -21,7 +21,7 @@ from dbt_segments.send import Sender
 from dbt_segments.state.store import Store
 from dbt_segments.warehouse import Session
 from tests.properties.model import Unit, raw, sent
-from tests.properties.shop import Shop, is_asynchronous, sweeps
+from tests.properties.shop import Shop, forgets, is_asynchronous, sweeps
 from tests.scripted.server import ScriptedPlatform
 
 # Fault -> what it is, and the invariants (docs/invariants.md) that it threatens.
@@ -189,6 +189,7 @@ class Faults:
         rng, policy = self.rng, platform.policy
         if any(is_asynchronous(shape) for shape in self._shop.shapes.values()):
             policy["finish_after_polls"] = rng.choice((1, 1, 2, 3))
+            policy["stagger"] = rng.choice((1, 2, 3))
             policy["fail_after_polls"] = rng.choice((None, None, 1, 2))
             policy["lose_after_polls"] = rng.choice((None, None, 1, 2))
             policy["lost_applied"] = rng.random() < 0.5
@@ -257,7 +258,10 @@ class Faults:
     # -- the process, the state, the clock ----------------------------------------------------------------
 
     def _jump(self) -> None:
-        self.pass_time(self.rng.choice(_JUMPS_S))
+        seconds = self.rng.choice(_JUMPS_S)
+        if any(map(forgets, self._shop.shapes.values())):
+            seconds = abs(seconds)  # where the warehouse's days are fewer than the platform's, nobody is sent in time
+        self.pass_time(seconds)
 
     def pass_time(self, seconds: int) -> None:
         """The warehouse's clock jumps; the platform's does where it is ahead."""
@@ -321,7 +325,12 @@ class Faults:
         self.poison = set()
         if self._scripted is not None:
             self._scripted.policy.update(
-                finish_after_polls=1, fail_after_polls=None, lose_after_polls=None, lost_applied=False, refuse={}
+                finish_after_polls=1,
+                stagger=1,
+                fail_after_polls=None,
+                lose_after_polls=None,
+                lost_applied=False,
+                refuse={},
             )
 
     def calls(self) -> list[dict[str, Any]]:

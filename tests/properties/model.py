@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 Unit = tuple[str, str]
@@ -130,16 +130,22 @@ class Truth:
         may = {key for key, person in self.people.items() if not self.consents or person.consent is True}
         return (self.segment & may) - self.suppressed
 
-    def required(self) -> set[Unit]:
+    def required(self, fleeting: Collection[str] = ()) -> set[Unit]:
         """What must be in."""
-        return self.allowed() - self.once_refused()
+        return self._without(self.refused() | self.once_refused(), fleeting)
 
-    def allowed(self) -> set[Unit]:
+    def allowed(self, fleeting: Collection[str] = ()) -> set[Unit]:
         """What may be in."""
+        return self._without(self.refused(), fleeting)
+
+    def _without(self, refused: set[Unit], fleeting: Collection[str]) -> set[Unit]:
+        """Units of wanted members, less these. Nobody is there by `fleeting` kinds alone: they are forgotten."""
         found: set[Unit] = set()
         for key in self.wanted():
-            found |= self.units(key)
-        return found - self.refused()
+            units = self.units(key) - refused
+            if {kind for kind, _ in units} - set(fleeting):
+                found |= units
+        return found
 
     def once_refused(self) -> set[Unit]:
         """Units that refused people had before, under which they are removed: later owners may or may not be in."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -340,6 +340,11 @@ CHANGES = (
 def is_asynchronous(shape: str) -> bool:
     """Whether batches become jobs."""
     return shape != "meta" and TRAITS[shape].asynchronous
+
+
+def forgets(shape: str) -> Collection[str]:
+    """Kinds of identifiers that the platform forgets before it forgets the person."""
+    return () if shape == "meta" else TRAITS[shape].forgets
 
 
 def sweeps(shape: str) -> bool:

@@ -18,6 +18,7 @@ In the shape `scripted_born` POST lists takes `members`, too, which is what .../
 Errors are {"error": {"code", "message"}}. Faults as in `dbt_segments.sandbox.faults`; policies:
 
     finish_after_polls   a job is applied and done at this poll (1)
+    stagger              of so many jobs in a row each is done one poll before the one that was sent before it (1)
     fail_after_polls     it fails at this poll, nothing applied; lose_after_polls: its status is gone (null: never)
     lost_applied         whether a job whose status is lost was applied before (false)
     refuse               {value: code}: rows with such a value are refused by index
@@ -92,6 +93,7 @@ class Job:
     audience: Audience
     body: dict[str, Any] = field(repr=False)
     made: float
+    extra: int
     state: str = "running"
     polls: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
@@ -104,6 +106,7 @@ class ScriptedPlatform(Platform):
     codec = Codec({"email": True, "phone": True, "maid": False, "external_id": False})
     defaults: ClassVar[Mapping[str, Any]] = {
         "finish_after_polls": 1,
+        "stagger": 1,
         "fail_after_polls": None,
         "lose_after_polls": None,
         "lost_applied": False,
@@ -260,7 +263,9 @@ class ScriptedPlatform(Platform):
         return Answer(202, {"job": job.id}, note={"audience": audience.id})
 
     def _job(self, audience: Audience, body: dict[str, Any]) -> Job:
-        job = Job(f"job-{len(self.jobs) + 1}", audience, body, self.clock.now())
+        # The last of them first: what was sent later is applied earlier.
+        extra = -len(self.jobs) % self.policy["stagger"]
+        job = Job(f"job-{len(self.jobs) + 1}", audience, body, self.clock.now(), extra)
         self.jobs[job.id] = job
         return job
 
@@ -432,7 +437,7 @@ class ScriptedPlatform(Platform):
                 self._end(job, shape)
         elif fail is not None and job.polls >= fail:
             job.state = "failed"
-        elif job.polls >= self.policy["finish_after_polls"]:
+        elif job.polls >= self.policy["finish_after_polls"] + job.extra:
             self._end(job, shape)
             job.state = "done"
 
