@@ -295,6 +295,34 @@ def test_3_a_removal_that_still_runs_is_not_crossed_by_an_addition(acme: Acme) -
     assert world.held() == lower({email(ADA), email(BOB)})
 
 
+@pytest.mark.parametrize(
+    ("before", "running", "after", "asked"),
+    [
+        pytest.param([1, 2], [2], [2, 3], ["create", "add", "remove"], id="addition"),
+        pytest.param([2, 3], [1, 2, 3], [1, 2], ["create", "add", "add"], id="removal"),
+    ],
+)
+def test_3_a_running_job_is_not_crossed_by_who_shares_an_identifier(
+    acme: Acme, before: list[int], running: list[int], after: list[int], asked: list[str]
+) -> None:
+    """Members 1 and 3 share an e-mail: while a job of the one runs, the other is neither added nor removed."""
+    world = acme("scripted_async")
+    world.customers([(1, ADA), (2, BOB), (3, ADA, LANDLINE)])
+    world.segment(before)
+    world.sync()
+    world.sync()
+    platform(world).policy["finish_after_polls"] = 3
+    world.segment(running)
+    world.sync()
+    world.segment(after)
+    world.sync()
+    assert ops(world) == asked
+    for _ in range(9):
+        world.sync()
+    phones = {phone("12015550101")} if 3 in after else set()
+    assert world.held() == lower({email(ADA), email(BOB)} | phones)
+
+
 def test_3_a_removal_of_who_is_no_longer_usable_is_told_while_its_job_runs(acme: Acme) -> None:
     """The member counts as unusable; that the old e-mail may still be in is `unconfirmed`, and then no more."""
     world = acme("scripted_async")
