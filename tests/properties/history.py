@@ -273,6 +273,8 @@ class History:
             self.faults.recover_gone()
         if quiet or rng.random() < 0.5:
             self.faults.mend()
+        if rng.random() < 0.4:
+            self.shop.mend()
 
     def sync_and_judge(self, when: str) -> None:
         """A sync with any options, and what its results claim."""
