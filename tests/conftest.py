@@ -73,10 +73,12 @@ _FIRST_CASE = (
     "test_invariants.py",
     "test_guard.py",
     "test_macros.py",
-    "e2e/test_inside.py",
 )
-# Of what every platform must do it takes the plain case.
-_PLAIN = ("test_a_first_sync",)
+# Of these it takes the plain cases alone.
+_PLAIN = {
+    "test_platforms": ("test_a_first_sync",),
+    "test_inside": ("test_the_program_syncs", "test_nothing_happens", "test_a_runner_gets", "test_our_import_errors"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,7 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = getattr(item, "originalname", item.name)
         both = item.get_closest_marker("postgres") is not None and item.path.stem in _BOTH_IN_CI
         further = place.endswith(_FIRST_CASE) and (item.path, name) in seen
-        in_depth = item.path.stem == "test_platforms" and not name.startswith(_PLAIN)
+        in_depth = item.path.stem in _PLAIN and not name.startswith(_PLAIN[item.path.stem])
         if both or further or in_depth or place.startswith(_LONG):
             item.add_marker("slow")
         seen.add((item.path, name))

@@ -45,7 +45,7 @@ def bodies() -> dict[str, tuple[Any, Any]]:
     ours = Pinterest(PinterestSettings(ad_account_id=ACCOUNT, access_token=TOKEN))
     rows = ",".join(f'"{one}"' for one in HASHES)
     new, known = Audience("", "VIP", MARK, ACCOUNT), Audience("643", "VIP", MARK, ACCOUNT)
-    target = {"id": "2540", "rule": {"customer_list_id": "643"}}
+    target = {"id": "2540", "rule": {"customer_list_id": "643"}, "description": MARK}
     return {
         "create": (CustomerListCreate, sent(ours.push(new, Batch(Op.ADD, rows, 2, 1, True, 2, "b", 1)))),
         "add": (
