@@ -54,11 +54,13 @@ _LONG = (
     "test_cadence_engine.py",
     "test_google_ads_replace.py",
     "test_google_ads_syncs.py",
+    "test_guard.py",
     "test_inventory.py",
     "test_lifecycle.py",
     "test_lifted.py",
     "test_made_with_members.py",
     "test_membership.py",
+    "test_membership_macro.py",
     "test_records.py",
     "test_records_e2e.py",
     "test_refusals.py",
@@ -71,7 +73,6 @@ _LONG = (
 # Of scenarios with many cases the default suite takes the first one each.
 _FIRST_CASE = (
     "test_invariants.py",
-    "test_guard.py",
     "test_macros.py",
 )
 # Of these it takes the plain cases alone.
