@@ -16,13 +16,14 @@ from dbt_segments.connections import Connections, read_connections
 from dbt_segments.dbtgraph import DbtGraph
 from dbt_segments.errors import ConfigError, Problem, SettingsError, StateError, WarehouseError
 from dbt_segments.hints import Missing, missing_hints, write_hints
-from dbt_segments.manifest import load_registry, read_registry
+from dbt_segments.manifest import read_registry
 from dbt_segments.nodes import load_catalog, load_manifest
 from dbt_segments.select import select_syncs
 from dbt_segments.settings import Options, ProjectSettings, environment, find_destinations_file, read_project_settings
 from dbt_segments.state import locks
 from dbt_segments.state import schema as schemas
 from dbt_segments.state.store import Store
+from dbt_segments.targets import check_target
 from dbt_segments.validate import check_acceptances
 from dbt_segments.values import Registry, Sync
 from dbt_segments.warehouse import Profile, Session, Warehouse, close_dbts_own, load_profile, quote
@@ -181,12 +182,19 @@ def read_state(options: Options) -> Iterator[Reading]:
         yield reading
 
 
-def _registry(options: Options, settings: ProjectSettings, connections: Connections) -> Registry:
+def _registry(
+    options: Options, settings: ProjectSettings, connections: Connections, of_target: Profile | None = None
+) -> Registry:
     """Everything that is right. A mistake of a connection is that of its syncs, which bring it along.
 
-    Raises ConfigError with every other problem.
+    of_target  the profile's target, where models will be read and must be those of that target
+
+    Raises ConfigError with every other problem, and ManifestError for a manifest of another target.
     """
-    registry, problems = load_registry(options.target_path, settings, connections)
+    manifest = load_manifest(options.target_path / "manifest.json")
+    if of_target is not None:
+        check_target(manifest, of_target, options.target_path)
+    registry, problems = read_registry(manifest, settings, connections)
     borne = {problem for name, found in connections.problems.items() if name for problem in found}
     borne |= {problem for sync in registry.syncs for problem in sync.connection.problems}
     problems = [problem for problem in problems if problem not in borne]
@@ -208,7 +216,7 @@ def open_project(
     no connection at the start.
     """
     profile, settings, connections = read_configuration(options)
-    registry = _registry(options, settings, connections)
+    registry = _registry(options, settings, connections, of_target=profile)
     syncs = selected(options, profile, registry)
     warehouse = Warehouse(profile, wait=tell)
     state_profile, schema = state_place(options, profile, settings)
