@@ -115,3 +115,14 @@ def test_figures_are_sums() -> None:
         assert line in text
     with pytest.raises(ValueError, match="gremlin"):
         report.figures([{**history, "met": {"gremlin": 1}}])
+
+
+def test_figures_of_several_goes_add_up() -> None:
+    """Numbers by their names, at whatever depth; what only one of them has stays."""
+    before = {"histories": {"duckdb": {"meta": 2}}, "divergences": [], "steps": 24}
+    found = {"histories": {"duckdb": {"meta": 1, "scripted": 3}}, "divergences": ["replay: x"], "steps": 48}
+    assert report.together(before, found) == {
+        "histories": {"duckdb": {"meta": 3, "scripted": 3}},
+        "divergences": ["replay: x"],
+        "steps": 72,
+    }

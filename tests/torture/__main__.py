@@ -2,7 +2,7 @@
 
 python -m tests.torture play --histories 2000 --postgres 200 --kills 50 --results torture.jsonl
 python -m tests.torture replay history duckdb 17 scripted_async
-python -m tests.torture report torture.jsonl
+python -m tests.torture report torture.jsonl --add --write
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main() -> int:
     told = commands.add_parser("report", help="print what results files say; write docs/torture.json with --write")
     told.add_argument("results", type=Path, nargs="+")
     told.add_argument("--write", action="store_true")
+    told.add_argument("--add", action="store_true", help="to the figures that docs/torture.json has")
     options = parser.parse_args()
     if options.command == "replay":
         record = runner.again(runner.Job(options.kind, options.warehouse, options.seed, options.shape))
@@ -44,6 +45,8 @@ def main() -> int:
         return bool(record["error"])
     if options.command == "report":
         figures = report.figures([one for path in options.results for one in runner.read(path)])
+        if options.add:
+            figures = report.together(report.kept(), figures)
         if options.write:
             report.write(figures)
         print(report.text(figures))

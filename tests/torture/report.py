@@ -60,6 +60,21 @@ def figures(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def together(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Both figures as one: numbers and lists add up, by their names."""
+    both = {**before, **found}
+    for name in before.keys() & found.keys():
+        old, new = before[name], found[name]
+        both[name] = together(old, new) if isinstance(old, Mapping) else old + new
+    return both
+
+
+def kept() -> dict[str, Any]:
+    """The figures that the page has."""
+    figures: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return figures
+
+
 def write(found: Mapping[str, Any]) -> None:
     """Keep the figures for the page."""
     FILE.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
