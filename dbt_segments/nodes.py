@@ -17,13 +17,14 @@ from pydantic import ValidationError
 
 from dbt_segments.errors import ManifestError, Problem
 from dbt_segments.meta import Meta
-from dbt_segments.spelling import mistakes, nearest
+from dbt_segments.spelling import is_slip, mistakes, nearest
 from dbt_segments.values import Model
 
 OLDEST_VERSION = 12
 KINDS = ("model", "seed", "snapshot", "source")
 
 Node = Mapping[str, Any]
+_KEY = "dbt_segments"
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,22 @@ def _tests(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
 
 def _raw_block(node: Node) -> Any:
     """The block as JSON, from `config.meta` or else from plain `meta`; None where there is none."""
-    for meta in ((node.get("config") or {}).get("meta"), node.get("meta")):
-        if isinstance(meta, Mapping) and "dbt_segments" in meta:
-            return meta["dbt_segments"]
+    for meta in _metas(node):
+        if _KEY in meta:
+            return meta[_KEY]
     return None
+
+
+def _metas(node: Node) -> list[Mapping[str, Any]]:
+    """`config.meta` and plain `meta`, as far as they are there."""
+    metas = ((node.get("config") or {}).get("meta"), node.get("meta"))
+    return [meta for meta in metas if isinstance(meta, Mapping)]
+
+
+def _slips(node: Node) -> dict[str, Mapping[str, Any]]:
+    """Blocks that were meant to be ours: a mapping under a key of `meta` that is nearly `dbt_segments`."""
+    found = [(key, value) for meta in _metas(node) for key, value in meta.items() if isinstance(value, Mapping)]
+    return {str(key): value for key, value in found if is_slip(key, _KEY)}
 
 
 def _block_file(node: Node, project: str) -> str:
@@ -236,6 +249,9 @@ def _refuse_block(node: Node, project: str, blocks: _Blocks) -> None:
 
 def _read_block(model: Model, node: Node, project: str, blocks: _Blocks) -> None:
     raw, file = _raw_block(node), _block_file(node, project)
+    for key, value in _slips(node).items():
+        blocks.problems.append(Problem(file, model.name, key, "unknown key in `meta`", f"did you mean `{_KEY}`?"))
+        blocks.broken |= _entity_names(value)
     if raw is None:
         return
     try:

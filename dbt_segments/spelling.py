@@ -49,6 +49,12 @@ def suggest(word: object, known: Collection[str]) -> str:
     return nearest(word, known) or (f"known: {', '.join(known)}" if known else "")
 
 
+def is_slip(word: object, known: str) -> bool:
+    """Whether this is `known` with a slip of a letter or two: nearer than what others may call a thing of their own."""
+    text = str(word)
+    return text != known and difflib.SequenceMatcher(None, text.lower(), known).ratio() >= 0.9
+
+
 def dotted(parts: tuple[int | str, ...]) -> str:
     """A path as people write it: ("a", 0, "b") is "a[0].b"."""
     text = ""

@@ -480,6 +480,38 @@ def test_one_mistake_is_told_once(manifest: dict[str, Any]) -> None:
     assert _problems(manifest) == ["models/schema.yml: customers: entity.kee: unknown key (did you mean `key`?)"]
 
 
+@pytest.mark.parametrize("unique_id", [CUSTOMERS, VIPS])
+@pytest.mark.parametrize(
+    "key",
+    ["dbt_segment", "dbt-segments", "dbtsegments", "dbt_segements", "db_segments", "DBT_SEGMENTS", "dbt_sgements"],
+)
+def test_a_block_under_a_misspelt_key_is_no_silence(manifest: dict[str, Any], unique_id: str, key: str) -> None:
+    """Nobody would sync what it declares; those who name its entity do not complain as well."""
+    node = manifest["nodes"][unique_id]
+    for meta in (node["config"]["meta"], node["meta"]):
+        meta[key] = meta.pop("dbt_segments")
+    name = node["name"]
+    expected = f"models/schema.yml: {name}: {key}: unknown key in `meta` (did you mean `dbt_segments`?)"
+    assert _problems(manifest) == [expected]
+
+
+def test_what_others_write_into_meta_is_theirs(manifest: dict[str, Any]) -> None:
+    """Only a mapping under what is really close to our key was meant for us."""
+    node = manifest["nodes"]["model.shop.employees"]
+    others = (
+        "segments",
+        "segment",
+        "dbt",
+        "dbt_comments",
+        "dbt_elements",
+        "my_segments",
+        "ad_segments",
+        "dbt_segment_id",
+    )
+    node["config"]["meta"] = {**{key: {"entity": {"name": "x"}} for key in others}, "dbt_segment": "vip"}
+    assert _problems(manifest) == []
+
+
 def test_all_mistakes_come_in_one_go(manifest: dict[str, Any]) -> None:
     """The user runs validate once, not once a mistake."""
     _set(manifest, CUSTOMERS, "entity.suppress", ["opt_out"])
