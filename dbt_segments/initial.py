@@ -17,7 +17,16 @@ from dbt_segments.warehouse import profiles_dir
 from dbt_segments.yamledit import NotEditableError
 
 HOOK = "{{ dbt_segments.on_run_end() }}"
-IGNORED = ("target/", "dbt_packages/", "logs/", "*.dbt_segments.lock", "*.duckdb")
+# A platform's renewed tokens may be in a file here, with a lock and a draft of it while it changes.
+IGNORED = (
+    "target/",
+    "dbt_packages/",
+    "logs/",
+    "*.dbt_segments.lock",
+    "*.duckdb",
+    "*.duckdb.wal",
+    "*dbt_segments_tokens.json*",
+)
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _VARIABLES: dict[str, Any] = {"dbt_segments": {"targets": []}}
 

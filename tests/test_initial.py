@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from dbt_segments import initial
 from dbt_segments.cli import main
 from dbt_segments.connections import read_connections
+from dbt_segments.destinations import base
 from tests.e2e.shell import process
 from tests.projects import HOOK, REPOSITORY, DuckDBWarehouse, make_project
 
@@ -58,7 +60,10 @@ def test_a_bare_project_is_prepared(project: Path) -> None:
     (package,) = yaml.safe_load((project / "packages.yml").read_text())["packages"]
     assert (project / package["local"]).resolve() == REPOSITORY
     assert (project / ".gitignore").read_text().splitlines() == list(initial.IGNORED)
-    assert "*.duckdb" in initial.IGNORED  # it holds members, raw
+    assert {"*.duckdb", "*.duckdb.wal"} <= {*initial.IGNORED}  # they hold members, raw
+    tokens = Path(base.DEFAULT_TOKEN_FILE).name
+    for name in (tokens, f".{tokens}", f".{tokens}.lock", f"..{tokens}.k3x_9a"):  # the last is what a killed run left
+        assert fnmatchcase(name, initial.IGNORED[-1])
     connections = read_connections(project / "destinations.yml", {})
     assert (connections.names, connections.problems) == ((), {})
 
