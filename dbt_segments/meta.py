@@ -14,6 +14,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dbt_segments.values import Hold
 
+
+def _one_as_list(value: Any) -> Any:
+    """A bare text is short for a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
 # A destination has a channel of its own, which an item may override.
 Channel = Literal["ads", "email", "sms", "phone", "mail", "push"]
 Policy = Literal["hold", "warn", "ignore"]
@@ -21,6 +27,7 @@ Policy = Literal["hold", "warn", "ignore"]
 Gone = Literal["fail", "recreate", "adopt"]
 Orphan = Literal["keep", "empty", "delete"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])]
 # A word that can stand in a table's name and before a dot.
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -113,7 +120,7 @@ class DestinationItem(_Block):
     import_sizes: bool | None = None
     gone: Gone | None = None
     orphan: Orphan | None = None
-    suppress: tuple[Text, ...] = ()
+    suppress: Texts = ()
     hold: HoldBlock = HoldBlock()
 
 
@@ -151,7 +158,7 @@ class EntityBlock(_Block):
         default_factory=dict
     )
     consent: dict[Text, Text] = Field(default_factory=dict)
-    suppress: tuple[Text, ...] = ()
+    suppress: Texts = ()
     related: dict[Word, RelatedBlock] = Field(default_factory=dict)
     syncs: Annotated[tuple[SyncItem, ...], BeforeValidator(_none_as_empty)] = ()
 
@@ -162,8 +169,8 @@ class SegmentBlock(_Block):
     entity: Text
     name: Text | None = None
     label: Text | None = None
-    renamed_from: tuple[Text, ...] = ()
-    suppress: tuple[Text, ...] = ()
+    renamed_from: Texts = ()
+    suppress: Texts = ()
     destinations: Annotated[
         tuple[Annotated[DestinationItem, _short_for("to", DestinationItem)], ...], BeforeValidator(_none_as_empty)
     ] = ()

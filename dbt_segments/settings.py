@@ -14,16 +14,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dbt_segments.errors import Problem, SettingsError
-from dbt_segments.meta import Gone, HoldBlock, Orphan, Text
+from dbt_segments.meta import Gone, HoldBlock, Orphan, Text, Texts
 from dbt_segments.spelling import mistakes, nearest
 from dbt_segments.values import Hold
 
 FILE_NAME = "destinations.yml"
 _MEMORY = re.compile(r"^\d+(\.\d+)? ?[KMGT]i?B$", re.IGNORECASE)
-
-
-def _one_as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _check_zone(name: str) -> str:
@@ -62,7 +58,6 @@ class StateTarget(BaseModel):
     target: Text | None = None
 
 
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_as_list, json_schema_input_type=str | list[str])]
 Days = Annotated[int, Field(ge=1)] | None
 
 

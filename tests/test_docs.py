@@ -186,7 +186,7 @@ def test_examples_of_meta_are_read() -> None:
     """Each block that a page shows is one that the program takes."""
     examples = [meta.Meta.model_validate(block) for block in meta_examples()]
     assert sum(example.entity is not None for example in examples) == 3
-    assert sum(example.segment is not None for example in examples) == 4
+    assert sum(example.segment is not None for example in examples) == 5
 
 
 def test_examples_of_settings_are_read(tmp_path: Path) -> None:

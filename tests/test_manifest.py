@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from dbt_segments import jsonschemas
 from dbt_segments.connections import Connections
 from dbt_segments.destinations import registry as destinations
 from dbt_segments.errors import ManifestError, Problem
@@ -284,6 +286,17 @@ def test_blocks_under_plain_meta_are_read_and_config_wins(manifest: dict[str, An
     node["meta"] = node["config"].pop("meta")
     node["config"]["meta"] = {}
     assert _sync(_read(manifest), "vip_at_other")
+
+
+def test_one_name_needs_no_brackets(manifest: dict[str, Any]) -> None:
+    """A text is a list of one where names are listed."""
+    expected = _read(copy.deepcopy(manifest))
+    _set(manifest, VIPS, "segment.renamed_from", "favourites")
+    _set(manifest, VIPS, "segment.suppress", "opt_outs")
+    _set(manifest, CUSTOMERS, "entity.suppress", "opt_outs")
+    assert _read(manifest) == expected
+    block = {"config": {"meta": {"dbt_segments": _block(manifest, VIPS)}}}
+    jsonschema.validate({"models": [{"name": "vips", **block}]}, jsonschemas.SCHEMAS["meta"]())
 
 
 def test_a_connection_that_nobody_uses_needs_no_secret(manifest: dict[str, Any]) -> None:
