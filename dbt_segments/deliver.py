@@ -198,7 +198,8 @@ class Courier:
         for stage in OPS:
             batches = sorted(stages.get(stage, ()))
             if stage == "after" and not self._may_follow(stages.get("remove", ()), delivery):
-                self._tell(f"until removals have ended, {count_of(len(batches), 'batch', 'batches')} must wait")
+                if batches:
+                    self._tell(f"until removals have ended, {count_of(len(batches), 'batch', 'batches')} must wait")
                 continue
             if delivery.is_over:
                 continue

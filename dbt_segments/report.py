@@ -25,7 +25,7 @@ _ORPHAN = ("sync_id", "destination", "audience_id", "audience_name", "standing")
 _INDENT = "  "
 _NUMBERS = (1, 2, 3)  # the columns of a row that hold numbers
 _WARNING = "warning: "
-_SMALL = "warning: below_minimum"
+SMALL = "warning: below_minimum"
 _SHARED = "suppressed_shared"
 _NOT_DUE = "not_due"
 _WAITS = "not due: "
@@ -353,11 +353,11 @@ def _without_common(syncs: Sequence[SyncResult]) -> tuple[list[SyncResult], list
         kept = [_without(sync, _SHARED) for sync in kept]
         numbers = ", ".join(f"{_title(sync)} {note.split()[1]}" for sync, note in shared)
         common.append(f"{_SHARED}: members share an identifier with someone who refused it: {numbers}")
-    small = [sync for sync in syncs if any(note.startswith(_SMALL) for note in sync.notes)]
+    small = [sync for sync in syncs if any(note.startswith(SMALL) for note in sync.notes)]
     if len(small) > 1:
-        kept = [_without(sync, _SMALL) for sync in kept]
+        kept = [_without(sync, SMALL) for sync in kept]
         named = ", ".join(dict.fromkeys(sync.segment for sync in small))
-        common.append(f"{_SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}")
+        common.append(f"{SMALL}: {len(small)} audiences have fewer members than their platform uses, of {named}")
     told_once = (note for sync in kept for note in sync.notes if note.startswith((_WARNING, _WAITS)))
     for note in dict.fromkeys(told_once):
         told = [sync for sync in kept if note in sync.notes]

@@ -26,7 +26,7 @@ from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
 from dbt_segments.records import record_coding
 from dbt_segments.recovery import Ended, Recovery
-from dbt_segments.report import count_of
+from dbt_segments.report import SMALL, count_of
 from dbt_segments.send import Sender
 from dbt_segments.state import fold as folds
 from dbt_segments.state import left, locks, memory, rules
@@ -589,7 +589,8 @@ class SyncRun:
     # -- results ----------------------------------------------------------------------------------------------
 
     def _result(self, made: Plan, audience: Audience | None) -> SyncResult:
-        """The result if nothing has to be sent."""
+        """The result if nothing has to be sent; what a plan before this one said of its size is over."""
+        self._notes = [note for note in self._notes if not note.startswith(SMALL)]
         if self._holds:
             return self._held(audience, made.found.counts)
         counts = made.found.counts

@@ -90,6 +90,7 @@ def test_a_vanished_audience_is_made_again_with_everybody(world: World, where: s
     assert (result.status, result.counts.added, result.counts.unchanged) == ("success", 3, 0)
     assert world.held() == {email(ADA), email(BOB), email(CYD)}
     assert any("was deleted at the platform" in note for note in result.notes)
+    assert sum("below_minimum" in note for note in result.notes) == 1  # of the plan that was sent, not of the first one
     assert [event for (event,) in world.state("audiences", "event", "1 = 1 order by recorded_at")] == [
         *("intended", "created", "gone", "intended", "created"),
     ]
@@ -166,6 +167,17 @@ def test_an_audience_that_the_user_names_is_not_replaced(world: World) -> None:
     world.segment([1, 2, 3])
     assert world.sync().status == "failed"
     assert world.audiences() == []
+
+
+def test_nothing_waits_where_nothing_follows_a_removal(world: World) -> None:
+    """A removal that has not ended is no news of batches that there are none of."""
+    assert world.serving is not None
+    world.serving.sandbox.faults.add({"kind": "reset_before", "match": {"op": "remove"}, "times": -1})
+    world.segment([1])
+    told: list[str] = []
+    pipeline.sync(world.request(), lambda sync_id, text: told.append(text))
+    assert any(text.startswith("remove: ") for text in told)
+    assert not any("must wait" in text for text in told)
 
 
 # -- not needed any more --------------------------------------------------------------------------------------
