@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,7 +16,9 @@ from dbt_segments.state.store import Store, in_list
 from dbt_segments.values import Registry, Sync
 from dbt_segments.warehouse import Session
 
-Standing = Literal["on", "off", "deleted"]
+Standing = Literal["on", "off", "deleted", "over"]
+# Connection, account and id at the platform.
+_Identity = tuple[str, str, str | None]
 REJECT_COLUMNS = ("recorded_at", "sync_id", "key", "reason", "class", "run_id")
 
 
@@ -46,8 +48,10 @@ class ListedSync:
 class ListedAudience:
     """An audience that the state knows, and whether the project still has its sync switched on.
 
+    sync_id  today's, where the model was renamed and goes on with the audience
     event    created, adopted, emptied, gone (deleted at the platform), deleted (by us), or intended: a run meant to
              make it and was interrupted
+    standing of its sync; over: the audience is gone or deleted
     adopted  it was not made by us
     """
 
@@ -154,8 +158,8 @@ def _selected(reading: Reading, found: tuple[ListedAudience, ...]) -> tuple[List
 
 def _listed(sync: Sync, known: _Known) -> ListedSync:
     ids = (sync.id, *sync.former_ids)
-    audience = next((one for id_ in ids for one in known.audiences if one.sync_id == id_ and one.audience_id), None)
-    status, finished = next((known.last[id_] for id_ in ids if id_ in known.last), (None, None))
+    there = [one for one in known.audiences if one.audience_id and one.standing != "over"]
+    audience = next((one for id_ in ids for one in there if one.sync_id == id_), None)
     return ListedSync(
         sync_id=sync.id,
         segment=sync.segment.name,
@@ -167,10 +171,16 @@ def _listed(sync: Sync, known: _Known) -> ListedSync:
         enabled=sync.enabled,
         audience_id=audience.audience_id if audience else None,
         audience_name=audience.audience_name if audience else None,
-        last_status=status,
-        last_finished_at=finished,
         usable=not sync.connection.problems,
+        **_last(sync, known),
     )
+
+
+def _last(sync: Sync, known: _Known) -> dict[str, Any]:
+    """How the newest run under today's id ended, else under a former one."""
+    ids = (sync.id, *sync.former_ids)
+    status, finished = next((known.last[id_] for id_ in ids if id_ in known.last), (None, None))
+    return {"last_status": status, "last_finished_at": finished}
 
 
 def orphans(session: Session, store: Store, registry: Registry) -> tuple[ListedAudience, ...]:
@@ -197,15 +207,13 @@ def _orphans(known: _Known) -> Iterator[ListedAudience]:
 def _known(reading: Reading) -> _Known:
     if reading.session is None or reading.store is None:
         return _Known()
-    return _read(reading.session, reading.store, reading.registry)
+    return _one_each(_read(reading.session, reading.store, reading.registry), reading.registry.syncs)
 
 
 def _read(session: Session, store: Store, registry: Registry) -> _Known:
     last = _last_runs(session, store)
-    standing: dict[str, Standing] = {}
-    for sync in registry.syncs:
-        for sync_id in (sync.id, *sync.former_ids):
-            standing[sync_id] = "on" if sync.enabled else "off"
+    syncs = {sync_id: sync for sync in registry.syncs for sync_id in (sync.id, *sync.former_ids)}
+    over = _over(session, store)
     rows = session.rows(
         # An audience that was made or taken over wins over the intention to make one.
         "select sync_id, connection, account, audience_id, name, mark, event, recorded_at, "
@@ -226,7 +234,7 @@ def _read(session: Session, store: Store, registry: Registry) -> _Known:
             audience_name=row[4],
             mark=row[5] or "",
             event=row[6],
-            standing=standing.get(row[0], "deleted"),
+            standing=("on" if syncs[row[0]].enabled else "off") if row[0] in syncs else "deleted",
             recorded_at=row[7],
             last_status=last[row[0]][0] if row[0] in last else None,
             last_finished_at=last[row[0]][1] if row[0] in last else None,
@@ -234,7 +242,39 @@ def _read(session: Session, store: Store, registry: Registry) -> _Known:
         )
         for row in rows
     )
-    return _Known(tuple(found), last)
+    return _Known(tuple(_ended(one, over) for one in found), last)
+
+
+def _over(session: Session, store: Store) -> dict[_Identity, tuple[datetime, str]]:
+    """Audience -> when it was last found gone, or deleted by us, and which of both; under whatever id that was."""
+    rows = session.rows(
+        f"select connection, account, audience_id, recorded_at, event from {store.table('audiences')} "
+        f"where event in {in_list(OVER)} order by recorded_at, token"
+    )
+    return {(row[0], row[1] or "", row[2]): (row[3], row[4]) for row in rows}
+
+
+def _ended(one: ListedAudience, over: Mapping[_Identity, tuple[datetime, str]]) -> ListedAudience:
+    at, event = over.get((one.destination, one.account, one.audience_id), (None, ""))
+    if at is None or at < one.recorded_at:
+        return one
+    return replace(one, event=event, recorded_at=at, standing="over")
+
+
+def _one_each(known: _Known, syncs: Iterable[Sync]) -> _Known:
+    """One row for each audience, under the id that goes on with it.
+
+    What is over keeps the id that had it: a renamed sync may have another audience by now.
+    """
+    today = {sync_id: sync for sync in syncs for sync_id in (sync.id, *sync.former_ids)}
+    rows: dict[object, ListedAudience] = {}
+    # An id of today says more than a former one, and that more than one which the project has no more.
+    for one in sorted(known.audiences, key=lambda one: (one.sync_id not in today, one.standing == "over")):
+        sync = today.get(one.sync_id)
+        if sync is not None and one.standing == "on" and one.audience_id:
+            one = replace(one, sync_id=sync.id, **_last(sync, known))
+        rows.setdefault((one.destination, one.account, one.audience_id or one.sync_id), one)
+    return replace(known, audiences=tuple(sorted(rows.values(), key=lambda one: one.sync_id)))
 
 
 def _last_runs(session: Session, store: Store) -> dict[str, tuple[str, datetime]]:

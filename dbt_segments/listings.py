@@ -25,7 +25,7 @@ _LIMITS = {
     "requests_per_s": "requests a second",
     "concurrency": "requests at once for an audience",
 }
-_STANDINGS = {"on": "on", "off": "switched off", "deleted": "not in the project"}
+_STANDINGS = {"on": "on", "off": "switched off", "deleted": "not in the project", "over": "audience is no more"}
 
 
 def to_json(value: Any) -> str:

@@ -106,6 +106,50 @@ def test_a_renamed_model_keeps_its_history(world: World) -> None:
     assert len(told(world, "history", "-s", "best")["runs"]) == 1
 
 
+def test_an_audience_is_listed_once_and_not_as_on_when_it_is_gone(world: World) -> None:
+    """After a rename under the new name; after it was made again beside the new one; a kept one is not confused."""
+
+    def listed() -> list[tuple[str, str, str, str]]:
+        found = told(world, "audiences", "list")["audiences"]
+        return [(one["sync_id"], one["audience_id"], one["event"], one["standing"]) for one in found]
+
+    world.sync()
+    (first,) = [one["id"] for one in world.audiences()]
+    world.segments = {"best": {"destinations": [{"to": "meta", "gone": "recreate"}], "renamed_from": ["vip"]}}
+    world.segment([1, 2], "best")
+    world.write()
+    assert listed() == [("shop.best.meta", first, "created", "on")]
+    assert world.serving is not None
+    for audience in world.serving.sandbox.platforms["meta"].audiences.values():  # type: ignore[attr-defined]
+        audience.deleted = True
+    world.segment([1], "best")
+    assert world.sync().status == "success"
+    (second,) = [one["id"] for one in world.audiences()]
+    assert listed() == [("shop.best.meta", second, "created", "on"), ("shop.vip.meta", first, "gone", "over")]
+    lines = call(world, "audiences", "list").stdout.splitlines()
+    assert [word in line for line, word in zip(lines[1:], ("  on  ", "audience is no more"), strict=True)] == [True] * 2
+    assert told(world, "list")["syncs"][0]["audience_id"] == second
+    world.segments = {"best": {"destinations": [{"to": "meta", "enabled": False}]}}
+    world.write()
+    assert call(world, "audiences", "prune", "--policy", "delete", "--yes").exit_code == 0
+    assert listed()[0] == ("shop.best.meta", second, "deleted", "over")
+    assert told(world, "list")["syncs"][0]["audience_id"] is None
+
+
+@pytest.mark.parametrize("policy", ["empty", "delete"])
+def test_a_pruned_audience_of_a_renamed_model_is_listed_once(world: World, policy: str) -> None:
+    """What was done to it is on record under one id, and what it was under another."""
+    world.sync()
+    (first,) = [one["id"] for one in world.audiences()]
+    world.segments = {"best": {"destinations": [{"to": "meta", "enabled": False}], "renamed_from": ["vip"]}}
+    world.segment([1, 2], "best")
+    world.write()
+    assert call(world, "audiences", "prune", "--policy", policy, "--yes").exit_code == 0
+    (found,) = told(world, "audiences", "list")["audiences"]
+    expected = ("emptied", "off") if policy == "empty" else ("deleted", "over")
+    assert (found["audience_id"], found["event"], found["standing"]) == (first, *expected)
+
+
 def test_a_classic_sync_says_its_mode(world: World) -> None:
     """The matrix tells one-click and classic apart."""
     world.segments["vip"] = {"syncs": [{"to": "meta", "mode": "mirror"}]}
