@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from dbt_segments import builds, choose, cli, errors, meta, report, settings
+from dbt_segments import builds, choose, cli, errors, freeze, meta, report, settings
 from dbt_segments.connections import read_connections
 from dbt_segments.destinations import _meta_faults as faults
 from dbt_segments.destinations import registry
@@ -321,6 +321,16 @@ def test_immutable_tables_are_documented() -> None:
     assert [*pending.PENDING, *pending.PENDING_UNITS] in shown
     assert list(ledger.MEMBERS) in shown
     assert list(ledger.UNITS) in shown
+
+
+def test_tables_with_raw_identifiers_are_documented() -> None:
+    """Also those that only a killed run leaves: which, and for how long."""
+    page = sections("docs/reference/state.md")["pointers"]
+    told = page.split("**raw identifiers**")[-1]
+    for kind in (freeze.FROZEN, freeze.REFUSALS):
+        assert re.search(rf"`{kind}_[^`]*\.\.\.`", told), kind
+    assert "`state gc`" in told
+    assert f"`{freeze.REFUSALS}_...`" in sections("docs/architecture.md")["Known limits"]
 
 
 def said() -> set[str]:
