@@ -143,6 +143,8 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
         told = functools.partial(progress, "")
         _check_released("--allow-removals", request.allow_removals, project.registry.syncs)
         _check_released("--lift-refusals", request.lift_refusals, project.registry.syncs)
+        if not project.registry.syncs:
+            _tell_kept(project, request.lock_timeout_s, told)
         chosen = [item for item in project.syncs if request.means(item)]
         unusable = _unusable(chosen)
         if unusable is not None and not sending:
@@ -219,6 +221,15 @@ def _check_released(option: str, names: tuple[str, ...], syncs: Iterable[Sync]) 
                 f"{option} {name}: there is no such sync or segment",
                 hint=suggest(name, known) or "give a sync id, or a segment's name for all its syncs",
             )
+
+
+def _tell_kept(project: Project, lock_timeout_s: float, tell: Callable[[str], None]) -> None:
+    """Warn where the project has no sync, and had some: their audiences keep whom they hold."""
+    with project.state.session(lock_timeout_s=lock_timeout_s) as session:
+        kept = inventory.orphans(session, project.store, project.registry)
+    if kept:
+        audiences = report.count_of(len(kept), "audience")
+        tell(f"warning: no model declares a sync, and nothing is sent to {audiences} of the state: dbt-segments list")
 
 
 def _unusable(chosen: list[Sync]) -> ConfigError | None:

@@ -96,6 +96,24 @@ def test_audiences_of_disabled_and_deleted_segments_stay_and_are_listed(world: W
     assert {run["segment"] for run in told(world, "history", "--select", "vip")["runs"]} == {"vip"}
 
 
+@pytest.mark.parametrize("command", ["sync", "plan"])
+def test_a_project_that_has_no_sync_any_more_is_warned_of_its_audiences(world: World, command: str) -> None:
+    """They keep whom they hold. Code 0: that may be what is wanted; and not where a sync is left, or never was one."""
+    told = "warning: no model declares a sync, and nothing is sent to 1 audience of the state: dbt-segments list"
+    segments = world.segments
+    world.segments = {}
+    world.write()
+    assert "no model declares" not in call(world, command).stderr
+    world.segments = segments
+    world.sync()
+    assert "no model declares" not in call(world, command).stderr
+    world.segments = {}
+    world.write()
+    done = call(world, command)
+    assert done.exit_code == 0
+    assert told in done.stderr.splitlines(), done.stderr
+
+
 def test_a_renamed_model_keeps_its_history(world: World) -> None:
     """What was recorded under the former name is that of the segment now."""
     world.sync()
