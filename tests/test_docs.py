@@ -205,6 +205,13 @@ def test_examples_of_settings_are_read(tmp_path: Path) -> None:
         assert set(read_back.ok) == set(block)
 
 
+def test_the_readme_names_versions_that_work_together() -> None:
+    """The file is there, and keeps away from the dbt that the README warns of."""
+    (file,) = re.findall(r"`--constraint \.\./dbt-segments/(\S+)`", read("README.md"))
+    (pinned,) = re.findall(r"^dbt-core==1\.(\d+)\.", read(file), re.MULTILINE)
+    assert int(pinned) < 12
+
+
 def test_the_hook_line_is_the_one_that_is_tested() -> None:
     """The README's on-run-end line is that of the tests and of the sample project."""
     (line,) = [block["on-run-end"] for block in yaml_blocks("README.md") if "on-run-end" in block]
