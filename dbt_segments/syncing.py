@@ -103,6 +103,8 @@ class SyncRun:
         self._planner = Planner(project.store, sync, self._coding, wishes.full)
         self._holds: list[str] = []
         self._notes: list[str] = []
+        # Those of them that speak of the newest plan: a second one has its own.
+        self._of_plan: list[str] = []
         self._ended = Ended()
         # What a sync that a threshold holds would have done.
         self._forecast: Counts | None = None
@@ -400,6 +402,8 @@ class SyncRun:
 
     def _plan(self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool) -> Plan | None:
         """The plan; of a held sync that of its refusals, None where even they cannot be known. Adds to the holds."""
+        self._notes = [text for text in self._notes if text not in self._of_plan]
+        self._of_plan = []
         try:
             frozen = self._frozen(models, state, bench, keep=keep)
             if frozen is None:
@@ -428,12 +432,12 @@ class SyncRun:
         if self._holds and (self._rules_then or frozenset()) - (self._rules or frozenset()):
             memory.keep(state, self._store, self._sync.id, bench)
         if made.suppressed_shared:
-            self._note(
+            self._note_plan(
                 f"suppressed_shared: {count_of(made.suppressed_shared, 'member')} "
                 f"{'shares' if made.suppressed_shared == 1 else 'share'} an identifier with someone who refused it"
             )
         if made.interrupted:
-            self._note("a run was interrupted: the next sync mends it first, so its counts may differ")
+            self._note_plan("a run was interrupted: the next sync mends it first, so its counts may differ")
         return made
 
     def _check_name(self, state: Session) -> None:
@@ -463,6 +467,11 @@ class SyncRun:
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
+
+    def _note_plan(self, text: str) -> None:
+        """A note that goes with the plan that it speaks of, where another one is made."""
+        self._note(text)
+        self._of_plan.append(text)
 
     def _frozen(
         self, models: Session, state: Session, bench: duckdb.DuckDBPyConnection, *, keep: bool
@@ -503,7 +512,7 @@ class SyncRun:
         if self._sync.hold.empty == "hold":
             hint = "if that is right, set vars.dbt_segments.hold.empty to ignore for this run"
             raise HeldError("segment_empty", message, hint)
-        self._notes.append(f"warning: segment_empty: {message}")
+        self._note(f"warning: segment_empty: {message}")
 
     def _is_held_by(self, made: Plan) -> bool:
         """Whether the plan itself holds a sync that nothing else holds."""
@@ -596,10 +605,12 @@ class SyncRun:
         counts = made.found.counts
         status: Status = "success" if counts.added + counts.changed + counts.removed else "noop"
         if made.whole and made.requests:
-            self._note("replace: everybody is sent; once that is confirmed, a later run removes whom others put in")
+            said = "everybody is sent; once that is confirmed, a later run removes whom others put in"
+            self._note_plan(f"replace: {said}")
         if status == "success":
             few = sizes.too_few(type(self._destination), counts.unchanged + counts.added + counts.changed)
-            self._notes += [few] if few else []
+            if few:
+                self._note_plan(few)
         blank = record.blank(self._sync)
         return _with(audience, replace(blank, status=status, counts=counts, notes=tuple(self._notes)))
 

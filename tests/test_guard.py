@@ -72,6 +72,25 @@ def test_an_interrupted_statement_ends_the_run(
         world.sync()
 
 
+def test_a_held_sync_says_each_thing_once(world: World) -> None:
+    """It plans twice, of everybody and of the refusals alone: the notes are those of what it does, and of its hold."""
+    shared = "c1@example.com"
+    rows = [*crowd(1), (2, shared, "+12015550102"), *crowd(120)[2:]]
+    world.suppress = ["opt_outs"]
+    world.opt_outs([])
+    world.customers(rows)
+    world.segment(range(1, 121))
+    world.sync()
+    world.customers([*rows, (121, shared, "+12015550121")])
+    world.segment([*range(1, 61), 121])
+    world.opt_outs([1])
+    held = world.sync()
+    assert held.reason.startswith("too_many_removals"), held
+    assert held.notes[0] == "look at the models; to let it go once: --allow-removals vip"
+    said = [note for note in held.notes if note.startswith("suppressed_shared")]
+    assert said == ["suppressed_shared: 1 member shares an identifier with someone who refused it"]
+
+
 # -- platforms that take the whole audience at once -----------------------------------------------------------
 
 
