@@ -6,6 +6,7 @@
         ManifestError          manifest.json or the `meta` in it
         MissingSecretError     an environment variable that destinations.yml asks for
       WarehouseError       3   the warehouse was lost in mid-run (2 when there was no connection at the start)
+        StatementError     1   it refused a statement for its SQL or for the data that it read
       LockedError          3   another run holds the audience or the database file
       StateError           2   the state is missing, foreign or damaged; says how to repair it
       DestinationError     1
@@ -83,9 +84,15 @@ class MissingSecretError(SettingsError):
 
 
 class WarehouseError(SegmentsError):
-    """The warehouse refused a statement or was lost."""
+    """The warehouse was lost, or refused a statement for what may pass by itself."""
 
     exit_code = 3
+
+
+class StatementError(WarehouseError):
+    """The warehouse refused a statement for its SQL or for the data that it read: it will the next time, too."""
+
+    exit_code = 1
 
 
 class LockedError(SegmentsError):

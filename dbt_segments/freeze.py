@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import duckdb
 
-from dbt_segments.errors import ConfigError, WarehouseError
+from dbt_segments.errors import ConfigError, StatementError, WarehouseError
 from dbt_segments.report import count_of
 from dbt_segments.spelling import nearest
 from dbt_segments.state.store import Pointer, Store
@@ -426,6 +426,18 @@ class _Shape:
             f"join s_keys k on k.key = s.key "
             f"join {entity.model.relation} e on {self.entity_key(session)} = s.key " + " ".join(joins)
         )
+
+
+@contextlib.contextmanager
+def reading(what: str, *models: Model) -> Iterator[None]:
+    """Errors of SQL and of data in the block say what was being read, and from which models."""
+    try:
+        yield
+    except StatementError as error:
+        names = ", ".join(dict.fromkeys(model.name for model in models))
+        raise StatementError(
+            f"{names}: {what} cannot be read: {error.message}", hint=f"mend the SQL or the values of {names}"
+        ) from None
 
 
 def _columns(session: Session, model: Model) -> dict[str, str]:

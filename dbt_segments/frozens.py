@@ -21,11 +21,12 @@ from dbt_segments.freeze import (
     commit_frozen,
     freeze,
     freeze_refusals,
+    reading,
     refusals_owner,
     sources,
 )
 from dbt_segments.project import Project
-from dbt_segments.values import Segment, Sync
+from dbt_segments.values import Model, Segment, Sync
 from dbt_segments.warehouse import Session
 
 if TYPE_CHECKING:
@@ -78,9 +79,10 @@ class Frozens:
         mine = [sync for sync in self._project.registry.syncs if sync.segment.owner == segment.owner]
         try:
             known = self.memberships.get(segment.entity.name)
-            frozen = freeze(
-                models, store, bench, segment, sources(mine), state, known.rows if known else None, _remedies(mine)
-            )
+            with reading(f"segment {segment.name}", *read_by(segment)):
+                frozen = freeze(
+                    models, store, bench, segment, sources(mine), state, known.rows if known else None, _remedies(mine)
+                )
         except HeldError as error:
             return error
         self._scratch.update(frozen.names)
@@ -100,13 +102,19 @@ class Frozens:
         mine = sources(s for s in self._project.registry.syncs if s.entity.name == entity.name)
         key = (entity.name, sync.channel, tuple(m.unique_id for m in suppress_too))
         if key not in self._refusals:
-            found = freeze_refusals(models, store, bench, entity, suppress_too, sync.channel, mine, state)
+            with reading(f"who refuses of entity {entity.name}", entity.model, *entity.suppress, *suppress_too):
+                found = freeze_refusals(models, store, bench, entity, suppress_too, sync.channel, mine, state)
             self._refusals[key] = found
             if found is not None:
                 self._scratch.add(found.name)
             owner = refusals_owner(entity, sync.channel)
             store.collect(state, owner, [REFUSALS], [found.name] if found else [], before=_yesterday())
         return self._refusals[key]
+
+
+def read_by(segment: Segment) -> tuple[Model, ...]:
+    """The models that a segment's members are read from."""
+    return (segment.model, segment.entity.model, *(related.model for related in segment.entity.related))
 
 
 def _remedies(syncs: Iterable[Sync]) -> dict[str, str]:

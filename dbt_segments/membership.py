@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 
 from dbt_segments import builds
-from dbt_segments.errors import SegmentsError, WarehouseError
-from dbt_segments.freeze import HeldError, entity_keys_sql, last_good, materialize
-from dbt_segments.frozens import Frozens
+from dbt_segments.errors import SegmentsError, StatementError, WarehouseError
+from dbt_segments.freeze import HeldError, entity_keys_sql, last_good, materialize, reading
+from dbt_segments.frozens import Frozens, read_by
 from dbt_segments.lists import lists_of
 from dbt_segments.project import Project
 from dbt_segments.state.store import Pointer
@@ -179,10 +179,11 @@ class _Refresh:
         if reasons:
             code, _, text = reasons[0].partition(": ")
             raise HeldError(code, text)
-        query = entity_keys_sql(self.models, self.entity)
         owner, store = owner_of(self.entity), self.project.store
         name = store.scratch_name(KEYS, owner)
-        materialize(self.models, self.state, store, self.bench, name, query, {"key": TEXT})
+        with reading(f"entity {self.entity.name}", self.entity.model):
+            query = entity_keys_sql(self.models, self.entity)
+            materialize(self.models, self.state, store, self.bench, name, query, {"key": TEXT})
         table = store.table(name)
         if self.project.settings.hold.empty == "hold" and not self.state.value(f"select count(*) from {table}"):
             self.state.execute(f"drop table {table}")
@@ -213,15 +214,16 @@ class _Refresh:
     def _freeze(self, segment: Segment) -> str | None:
         """Freeze the segment; why that is not possible, or None."""
         mine = [sync.hold for sync in self.project.registry.syncs if sync.segment.owner == segment.owner]
-        read = [segment.model, segment.entity.model, *(related.model for related in segment.entity.related)]
-        reasons = self._doubts(read, (mine or [self.project.settings.hold])[0])
+        reasons = self._doubts(list(read_by(segment)), (mine or [self.project.settings.hold])[0])
         if reasons:
             return reasons[0]
         try:
             self.frozens.segment(self.models, self.state, self.bench, segment, keep=True)
         except HeldError as error:
             return f"{error.code}: {error.message}"
-        except WarehouseError as error:  # a view whose rows cannot be computed: its segment only
+        except StatementError as error:  # a view whose rows cannot be computed: its segment only
+            return f"not_readable: {error.message}"
+        except WarehouseError as error:
             return f"not_readable: {segment.model.name}: {error.message}"
         return None
 

@@ -20,7 +20,7 @@ from dbt_segments.deliver import Courier, Delivery, write_ahead
 from dbt_segments.destinations.base import Audience, Destination
 from dbt_segments.encode import encoding
 from dbt_segments.errors import DestinationError, GoneError
-from dbt_segments.freeze import Frozen, HeldError, Refusals, last_good
+from dbt_segments.freeze import Frozen, HeldError, Refusals, last_good, reading
 from dbt_segments.frozens import Frozens
 from dbt_segments.planning import Plan, Planner, examples
 from dbt_segments.project import Project
@@ -412,7 +412,9 @@ class SyncRun:
             deletes = self._destination.records and self._sync.mode == "delete"
             refusals = None if deletes else self._frozens.refusals(models, state, bench, self._sync)
             if deletes:
-                self._records = int(models.value(f"select count(*) from {self._sync.entity.model.relation}") or 0)
+                entity = self._sync.entity.model
+                with reading(f"entity {self._sync.entity.name}", entity):
+                    self._records = int(models.value(f"select count(*) from {entity.relation}") or 0)
             if not deletes:
                 self._rules = rules.rules_of(self._sync)
                 self._rules_then = rules.recorded_rules(state, self._store, (self._sync.id, *self._sync.former_ids))

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import duckdb
 
-from dbt_segments.errors import LockedError, SegmentsError, SettingsError, WarehouseError
+from dbt_segments.errors import LockedError, SegmentsError, SettingsError, StatementError, WarehouseError
 
 SUPPORTED = ("duckdb", "postgres")
 TEXT = "varchar"
@@ -242,6 +242,9 @@ _SPEAKS_OF_NAMES = (
 )
 # The same as classes of PostgreSQL's SQLSTATE (Appendix A of its manual). None: there was no server to answer.
 _SQLSTATE_OF_NAMES = ("08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58")
+# What no later run mends: a value that cannot be read as asked, a name that is not there, SQL that means nothing.
+_FOR_GOOD = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
+_SQLSTATE_FOR_GOOD = ("0A", "22", "42")
 
 
 def _manager(kind: str) -> Any:
@@ -262,6 +265,13 @@ def _safe(error: BaseException) -> str:
     if kinds.intersection(_SPEAKS_OF_NAMES) or by_state:
         return str(error).strip().split("\n")[0][:300]
     return f"{type(error).__name__} (its text may quote a value; run the model's SQL to see it)"
+
+
+def _failure(engine: str, error: BaseException) -> WarehouseError:
+    """The error of a statement, without any value; its class says whether it may pass by itself."""
+    state = getattr(error, "pgcode", None) or ""
+    for_good = isinstance(error, _FOR_GOOD) or state[:2] in _SQLSTATE_FOR_GOOD
+    return (StatementError if for_good else WarehouseError)(f"{engine}: {_safe(error)}")
 
 
 class Session:
@@ -404,7 +414,7 @@ class _DuckDB(Session):
         try:
             return self._cursor.execute(sql, list(parameters)) if parameters else self._cursor.execute(sql)
         except duckdb.Error as error:
-            raise WarehouseError(f"DuckDB: {_safe(error)}") from None
+            raise _failure("DuckDB", error) from None
 
     def columns(self, relation: str) -> dict[str, str]:
         return {name: kind.lower() for name, kind, *_ in self.rows(f"describe select * from {relation}")}
@@ -429,14 +439,14 @@ class _DuckDB(Session):
         try:
             _copy_stream(_Stream(self._cursor.sql(sql)), bench, table, columns)
         except duckdb.Error as error:
-            raise WarehouseError(f"DuckDB: {_safe(error)}") from None
+            raise _failure("DuckDB", error) from None
 
     def store(self, table: str, bench: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str, str]) -> None:
         reader = bench.cursor()
         try:
             _copy_stream(_Stream(reader.sql(sql)), self._cursor, table, columns)
         except duckdb.Error as error:
-            raise WarehouseError(f"DuckDB: {_safe(error)}") from None
+            raise _failure("DuckDB", error) from None
         finally:
             reader.close()
 
@@ -483,7 +493,7 @@ class _Postgres(Session):
             else:
                 self._cursor.execute(sql)
         except psycopg2.Error as error:
-            raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+            raise _failure("PostgreSQL", error) from None
         return self._cursor
 
     def columns(self, relation: str) -> dict[str, str]:
@@ -519,7 +529,7 @@ class _Postgres(Session):
                 with path.open("wb") as file:
                     self._cursor.copy_expert(f"copy ({sql}) to stdout with (format csv, force_quote *)", file)
             except psycopg2.Error as error:
-                raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+                raise _failure("PostgreSQL", error) from None
             spec = ", ".join(f"{literal(name)}: 'varchar'" for name in columns)
             casts = ", ".join(f"cast({quote(name)} as {kind}) as {quote(name)}" for name, kind in columns.items())
             if path.stat().st_size == 0:
@@ -546,7 +556,7 @@ class _Postgres(Session):
                 with path.open("rb") as file:
                     self._cursor.copy_expert(f"copy {table} from stdin with (format csv)", file)
             except psycopg2.Error as error:
-                raise WarehouseError(f"PostgreSQL: {_safe(error)}") from None
+                raise _failure("PostgreSQL", error) from None
 
     def sizes(self, schema: str) -> list[tuple[str, int | None, int | None]]:
         rows = self.rows(
@@ -587,7 +597,7 @@ def _in_bench(bench: duckdb.DuckDBPyConnection, sql: str) -> None:
     try:
         bench.execute(sql)
     except duckdb.Error as error:
-        raise WarehouseError(f"workbench: {_safe(error)}") from None
+        raise _failure("workbench", error) from None
 
 
 @contextlib.contextmanager

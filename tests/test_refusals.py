@@ -71,6 +71,24 @@ def test_an_entity_without_its_key_holds(world: World, consents: bool) -> None:
     assert (result.status, result.reason.split(":")[0], result.exit_code) == ("held", "key_missing", 1), result
 
 
+def test_a_suppression_model_that_cannot_be_computed_is_named(world: World) -> None:
+    """It fails on a value of its own in every run, so it does not pass by itself; the value is not quoted."""
+    world.suppress = ["opt_outs"]
+    world.customers([(1, "ada@example.com")])
+    world.segment([1])
+    schema = world.warehouse.schema
+    world.sql(
+        f"drop table if exists {schema}.opt_outs; "
+        f"create view {schema}.opt_outs as select cast(email as integer) as customer_id from {schema}.customers"
+    )
+    for result in (world.sync(), world.plan().run.syncs[0]):
+        assert (result.status, result.exit_code) == ("failed", 1)
+        said = "StatementError: customers, opt_outs: who refuses of entity customer cannot be read: "
+        assert result.reason.startswith(said), result
+        assert result.notes == ("mend the SQL or the values of customers, opt_outs",)
+        assert "ada@" not in str(result)
+
+
 def test_consent_that_is_neither_a_yes_nor_a_no_holds(world: World) -> None:
     """A word that nobody understands may be a refusal: nothing is added, and who clearly refuses goes out."""
     world.consent = {"ads": "ads_consent"}

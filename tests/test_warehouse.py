@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg2
 import pytest
 
 from dbt_segments import warehouse as warehouses
-from dbt_segments.errors import LockedError, WarehouseError
+from dbt_segments.errors import LockedError, StatementError, WarehouseError
 from dbt_segments.warehouse import Session, load_profile
 from dbt_segments.workbench import open_workbench
 from tests.projects import DbtProject, DuckDBWarehouse, MakeProject, PostgresWarehouse, Warehouse, make_project
@@ -410,8 +411,51 @@ def test_an_error_names_the_fault_and_no_value(project: DbtProject, opened: ware
             session.rows(sql)
         assert "ada@" not in str(raised.value)
         assert raised.value.__cause__ is None
-        with pytest.raises(WarehouseError, match="no_such_column"):
+        # What is in the way of one row alone may be gone the next time.
+        assert raised.value.exit_code == (3 if sql.startswith("insert") else 1)
+        with pytest.raises(StatementError, match="no_such_column"):
             session.rows("select no_such_column from main.people")
+
+
+class _Answer(psycopg2.Error):
+    """An error of PostgreSQL with this state; None where no server answered."""
+
+    def __init__(self, state: str | None) -> None:
+        super().__init__("said")
+        self._state = state
+
+    @property
+    def pgcode(self) -> str | None:
+        return self._state
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (duckdb.ConversionException("said"), 1),
+        (duckdb.BinderException("said"), 1),
+        (duckdb.CatalogException("said"), 1),
+        (duckdb.OutOfRangeException("said"), 1),
+        (duckdb.NotImplementedException("said"), 1),
+        (duckdb.IOException("said"), 3),
+        (duckdb.ConnectionException("said"), 3),
+        (duckdb.TransactionException("said"), 3),
+        (duckdb.OutOfMemoryException("said"), 3),
+        (duckdb.ConstraintException("said"), 3),
+        (_Answer("22P02"), 1),
+        (_Answer("42703"), 1),
+        (_Answer("23505"), 3),
+        (_Answer("40001"), 3),
+        (_Answer("53200"), 3),
+        (_Answer("55P03"), 3),
+        (_Answer("57P01"), 3),
+        (_Answer(None), 3),
+    ],
+    ids=lambda value: getattr(value, "pgcode", None) or type(value).__name__,
+)
+def test_what_a_later_run_does_not_mend_says_so(error: Exception, code: int) -> None:
+    """Errors of SQL and of data need reading; lost connections, locks and the like may pass by themselves."""
+    assert warehouses._failure("engine", error).exit_code == code
 
 
 def test_an_error_while_rows_travel_quotes_none(
