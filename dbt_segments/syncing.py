@@ -605,7 +605,10 @@ class SyncRun:
         if self._holds:
             return self._held(audience, made.found.counts)
         counts = made.found.counts
-        status: Status = "success" if counts.added + counts.changed + counts.removed else "noop"
+        stripped = made.found.stripped
+        status: Status = "success" if counts.added + counts.changed + counts.removed + stripped else "noop"
+        if stripped:
+            self._note_plan(_stripped(stripped, records=self._destination.records))
         if made.whole and made.requests:
             said = "everybody is sent; once that is confirmed, a later run removes whom others put in"
             self._note_plan(f"replace: {said}")
@@ -662,6 +665,17 @@ def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
     notes += [f"warning: {text}" for text in ended.warnings]
     result = replace(result, notes=(*result.notes, *notes))
     return _to_be_read(result, said) if said else result
+
+
+def _stripped(members: int, *, records: bool) -> str:
+    """Who leaves although they are wanted: no count says so, since each member counts once, and they as unusable."""
+    said = {
+        (True, True): "loses its record: it has no key of its own",
+        (True, False): "lose their records: they have no key of their own",
+        (False, True): "leaves the audience: nothing is left to match it on",
+        (False, False): "leave the audience: nothing is left to match them on",
+    }
+    return f"{count_of(members, 'member')} {said[records, members == 1]}; counted as unusable"
 
 
 def _to_be_read(result: SyncResult, said: list[str], hint: str | None = None) -> SyncResult:

@@ -27,6 +27,7 @@ class Forecast:
     base      acknowledged members
     causes    words for the likely causes of a large loss
     altered   the same of a large change
+    stripped  members who are wanted and leave, since nothing is left to match them on: they count as unusable
     """
 
     counts: Counts
@@ -35,6 +36,7 @@ class Forecast:
     base: int
     causes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
+    stripped: int = 0
 
 
 def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing, beside: str) -> Forecast:
@@ -52,6 +54,12 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing, beside: str) 
         bench,
         "select count(*) from plan p join changes c on c.key = p.key join coded d on d.key = p.key "
         "where p.phase = 'unusable' and c.old_status in ('present', 'perhaps') and not d.suppressed",
+    )
+    stripped = count(
+        bench,
+        "select count(distinct p.key) from plan p join changes c on c.key = p.key "
+        "where p.phase in ('remove', 'leave') and c.old_status is distinct from 'lapsed' "
+        "and p.key in (select key from plan where phase = 'unusable')",
     )
     deferred = count(bench, "select count(*) from deferred d join changes c on c.key = d.key where not c.sharer")
     same = "c.wanted and not c.sharer and c.key not in (select key from deferred)"
@@ -86,7 +94,8 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing, beside: str) 
     base = standing.acknowledged
     changing = effects.get("change", 0)
     altered = _altered(bench, changing, beside) if changing else ()
-    return Forecast(counts, losing, changing, base, _causes(bench, counts, losing, base), altered)
+    causes = _causes(bench, counts, losing, base)
+    return Forecast(counts, losing, changing, base, causes, altered, stripped)
 
 
 def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: Forecast) -> Counts:

@@ -600,6 +600,30 @@ def test_7_a_member_without_a_usable_identifier_costs_nobody_else(world: World) 
     assert world.state("rejects", "key, reason, class") == [("2", "email_invalid", "data")]
 
 
+def test_7_who_becomes_unusable_and_leaves_is_told(world: World) -> None:
+    """By a narrower list of identifiers, or by their data; not who is still there by somebody else's."""
+    world.customers([(1, ADA), (2, BOB, MOBILE), (3, None, LANDLINE), (4, CYD), (5, ADA)])
+    world.segment([1, 2, 3, 4, 5])
+    world.sync()
+    world.identifiers = {"email": "email"}
+    world.customers([(1, ADA), (2, BOB, MOBILE), (3, None, LANDLINE), (4, None), (5, None)])
+    said = "2 members leave the audience: nothing is left to match them on; counted as unusable"
+    plan, result = world.plan().run.syncs[0], world.sync()
+    for one in (plan, result):
+        assert (one.status, one.counts.unusable, one.counts.removed) == ("success", 3, 0)
+        assert [note for note in one.notes if "leave the audience" in note] == [said]
+    assert world.held() == {email(ADA), email(BOB)}
+    world.customers([(1, ADA), (2, None), (3, None), (4, None), (5, None)])
+    plan, result = world.plan().run.syncs[0], world.sync()
+    assert [one.status for one in (plan, result)] == ["success", "success"]
+    said = "1 member leaves the audience: nothing is left to match it on; counted as unusable"
+    assert said in plan.notes and said in result.notes
+    assert world.held() == {email(ADA)}
+    again = world.sync()
+    assert again.status == "noop"
+    assert not any("audience" in note for note in again.notes)
+
+
 def test_7_a_row_that_the_destination_refuses_costs_itself(acme: Acme) -> None:
     """The refused row is kept with its key and reason, is not sent again until it changes, and the others are in."""
     world = acme("scripted", refuse={sha(BOB): "bad_address"})

@@ -180,6 +180,9 @@ def test_a_changed_key_deletes_the_record_under_the_old_one(world: World, platfo
     assert set(held(platform)) == {DAN, ADA}
     assert said(platform) == [("delete", BOB), ("upsert", ADA), ("upsert", DAN)]
     assert world.sync().status == "noop"
+    world.customers([(1, DAN), (2, None), (3, CYD)])
+    assert "1 member loses its record: it has no key of its own; counted as unusable" in world.sync().notes
+    assert set(held(platform)) == {DAN}
 
 
 def test_a_key_of_two_members_is_sent_for_one(world: World, platform: RecordsPlatform) -> None:
