@@ -140,6 +140,9 @@ class SyncRun:
             if self._destination.records and known is None:
                 audience = Audience(self._sync.id)
             result = self._result(made, _audience_of(known))
+            if result.status == "held" and made.found.refusing and made.coding.removes:
+                said = _gone_all_the_same(made.found.refusing, "is", "are", "it")
+                result = replace(result, notes=(*result.notes, said))
             if waits and result.status in ("success", "partial"):
                 schedule = self._sync.schedule
                 when = "only with --now" if schedule == cadence.MANUAL else "once it is due, or with --now"
@@ -365,6 +368,9 @@ class SyncRun:
         notes = (*result.notes, *_delivery_notes(delivery, error, unconfirmed))
         result = replace(result, unconfirmed=unconfirmed, notes=notes)
         if result.status == "held":
+            if counts.removed:
+                said = _gone_all_the_same(counts.removed, "was", "were", "the sync")
+                result = replace(result, notes=(*notes, said))
             failed = f"; refusals were not all sent: {_said(error)}" if error else ""
             return replace(result, reason=result.reason + failed)
         if error is not None:
@@ -676,6 +682,12 @@ def _stripped(members: int, *, records: bool) -> str:
         (False, False): "leave the audience: nothing is left to match them on",
     }
     return f"{count_of(members, 'member')} {said[records, members == 1]}; counted as unusable"
+
+
+def _gone_all_the_same(members: int, was: str, were: str, what: str) -> str:
+    """Who is removed from a held audience: of the counts of a held plan, and of the others, this says who they are."""
+    who = f"who refuses {was}" if members == 1 else f"who refuse {were}"
+    return f"{count_of(members, 'member')} {who} removed although {what} is held"
 
 
 def _to_be_read(result: SyncResult, said: list[str], hint: str | None = None) -> SyncResult:

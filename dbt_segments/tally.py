@@ -28,6 +28,7 @@ class Forecast:
     causes    words for the likely causes of a large loss
     altered   the same of a large change
     stripped  members who are wanted and leave, since nothing is left to match them on: they count as unusable
+    refusing  members who refuse and are removed, whatever holds the others
     """
 
     counts: Counts
@@ -37,6 +38,7 @@ class Forecast:
     causes: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
     stripped: int = 0
+    refusing: int = 0
 
 
 def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing, beside: str) -> Forecast:
@@ -95,7 +97,7 @@ def forecast(bench: duckdb.DuckDBPyConnection, standing: Standing, beside: str) 
     changing = effects.get("change", 0)
     altered = _altered(bench, changing, beside) if changing else ()
     causes = _causes(bench, counts, losing, base)
-    return Forecast(counts, losing, changing, base, causes, altered, stripped)
+    return Forecast(counts, losing, changing, base, causes, altered, stripped, refused_losing)
 
 
 def outcome(bench: duckdb.DuckDBPyConnection, fates: Mapping[int, str], found: Forecast) -> Counts:

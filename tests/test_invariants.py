@@ -1247,8 +1247,16 @@ def test_13_refusals_go_out_while_a_threshold_holds(many: World) -> None:
     many.suppress = ["opt_outs"]
     many.opt_outs(range(1, 6))
     many.segment(range(1, 61))
-    assert held_for(many.sync(), "too_many_removals")
+    plan, result = many.plan().run.syncs[0], many.sync()
+    for one in (plan, result):
+        assert held_for(one, "too_many_removals")
+    assert (plan.counts.removed, plan.notes[-1]) == (65, "5 members who refuse are removed although it is held")
+    assert result.counts.removed == 5
+    assert result.notes[-1] == "5 members who refuse were removed although the sync is held"
     assert many.held() == emails(crowd(115, 6))
+    for one in (many.plan().run.syncs[0], many.sync()):
+        assert held_for(one, "too_many_removals")
+        assert not any("who refuse" in note for note in one.notes)
 
 
 def test_13_refusals_go_out_while_a_failed_build_holds(many: World) -> None:
@@ -1257,6 +1265,7 @@ def test_13_refusals_go_out_while_a_failed_build_holds(many: World) -> None:
     many.customers([(n, mail, None, None, n > 80) for n, mail in crowd(120)])
     many.segment(range(1, 3))
     dbt_ran(many, "run", {"model.shop.vip": "error"}, {})
+    assert "80 members who refuse are removed although it is held" in many.plan().run.syncs[0].notes
     assert held_for(many.sync(), "build_failed")
     assert many.held() == emails(crowd(40, 81))
 
