@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from dbt_segments.state.logs import Logbook
 from dbt_segments.state.pending import Generation, read_generations
 from dbt_segments.state.store import Store
 from dbt_segments.values import Sync
-from dbt_segments.warehouse import Session, Warehouse
+from dbt_segments.warehouse import Session, Warehouse, literal
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,16 @@ class Ended:
     unattributed  refusals that it counted without naming rows
     lost          why jobs ended without an outcome; their members count as perhaps there
     warnings      what the destination says against members, for people
+    confirmed     members who were sent, and are there by now
+    removed       members who were removed, and are gone by now
     """
 
     refused: int = 0
     unattributed: int = 0
     lost: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    confirmed: int = 0
+    removed: int = 0
 
 
 class Recovery:
@@ -135,6 +139,7 @@ class Recovery:
                 self._store.log(session, "sync_batches", [row["event"] for row in rows])
                 for row in rows:
                     self._log_refused(session, row)
+            confirmed, removed = self._settled(session, rows)
             folds.fold(session, self._store, self._sync.id, self._lock)
         outcomes: list[Outcome] = [row["outcome"] for row in rows]
         return Ended(
@@ -142,7 +147,45 @@ class Recovery:
             sum(one.unattributed for one in outcomes),
             tuple(dict.fromkeys(one.lost for one in outcomes if one.lost)),
             tuple(dict.fromkeys(text for one in outcomes for text in one.warnings)),
+            confirmed,
+            removed,
         )
+
+    def _settled(self, session: Session, rows: list[dict[str, Any]]) -> tuple[int, int]:
+        """How many members these jobs have settled: sent, and removed. Nobody who is in doubt anywhere else.
+
+        Who was refused without being named is nobody in particular, so the number is taken off.
+        """
+        ended: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            ended.setdefault(row["generation"].pointer.id, []).append(row)
+        sent = removed = 0
+        for mine in ended.values():
+            generation: Generation = mine[0]["generation"]
+            states = {batch: found.state for batch, found in generation.states.items()}
+            states |= {row["batch"]: row["event"]["state"] for row in mine}
+            done = [row for row in mine if row["event"]["state"] == "accepted"]
+            if not done:
+                continue
+            here = _numbers(row["batch"] for row in done)
+            doubtful = _numbers(batch for batch in generation.phases if states.get(batch) != "accepted")
+            pending = self._store.table(generation.pointer.tables["pending"])
+            refused = (
+                f"select row_seq from {self._store.table('rejects')} "
+                f"where generation = {literal(generation.pointer.id)} and row_seq is not null"
+            )
+            unnamed = sum(row["outcome"].unattributed for row in done)
+            counted = session.rows(
+                f"select p.phase = 'remove', count(distinct p.key) from {pending} p where p.batch in ({here}) "
+                f"and (p.phase in ('assert', 'replace') or (p.phase = 'remove' and (not p.wanted "
+                f"or p.key in (select key from {pending} where phase = 'unusable')))) "
+                f"and not exists (select 1 from {pending} o where o.key = p.key and o.phase = p.phase "
+                f"and (o.batch in ({doubtful}) or o.seq in ({refused}))) group by 1"
+            )
+            for is_removal, members in counted:
+                sent += 0 if is_removal else max(0, int(members) - unnamed)
+                removed += int(members) if is_removal else 0
+        return sent, removed
 
     def _ask(self, sender: Sender, audience: Audience, generation: Generation, batch: int) -> dict[str, Any] | None:
         job = generation.states[batch].job or ""
@@ -190,6 +233,11 @@ class Recovery:
             key = session.value(f"select key from {pending} where seq = ?", [first + index])
             rejects.append(self._logbook.reject(row["generation"].pointer.id, first + index, key, code))
         self._store.log(session, "rejects", rejects)
+
+
+def _numbers(batches: Iterable[int]) -> str:
+    """Batches as an SQL list; none has the number 0."""
+    return ", ".join(str(batch) for batch in (0, *batches))
 
 
 def _complete(outcome: Outcome, taken: int | None) -> Outcome:

@@ -668,6 +668,8 @@ def _with_jobs(result: SyncResult, ended: Ended) -> SyncResult:
     notes = (
         [f"{count_of(ended.refused, 'member')} of an earlier run refused when its job ended"] if ended.refused else []
     )
+    for members, did in ((ended.confirmed, "sent"), (ended.removed, "removed")):
+        notes += [f"confirmed: {count_of(members, 'member')} that an earlier run {did}"] if members else []
     notes += [f"warning: {text}" for text in ended.warnings]
     result = replace(result, notes=(*result.notes, *notes))
     return _to_be_read(result, said) if said else result

@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from dbt_segments import pipeline
+from dbt_segments import pipeline, report
 from dbt_segments.errors import ConfigError
 from dbt_segments.sandbox.google_ads import GoogleAds as Platform
 from dbt_segments.sandbox.server import Serving, build, serve
 from dbt_segments.state.locks import Lock
+from dbt_segments.values import SyncResult
 from tests.one_click.case_google_ads import CASE
 from tests.projects import DuckDBWarehouse
 from tests.test_google_ads import key_file
@@ -61,6 +62,41 @@ def test_a_job_of_an_hour_is_picked_up_by_a_later_run(world: World) -> None:
     assert not statuses[2].notes or "sent, not confirmed" not in " ".join(statuses[2].notes)
     assert world.held() == emails(ADA, BOB)
     assert len(world.calls("add")) == 1
+
+
+def test_the_run_that_learns_that_a_job_has_ended_says_whom_it_confirms(world: World) -> None:
+    """Those who were sent, and those who were removed, once; also where the sync is not due, in its row's notes."""
+    world.sync()
+    waiting = world.run(now=False)
+    assert waiting.syncs[0].reason == "not_due"
+    assert waiting.syncs[0].notes[-1] == "confirmed: 2 members that an earlier run sent"
+    assert "\n  confirmed: 2 members that an earlier run sent" in report.run_text(waiting)
+    assert confirmed(world.sync()) == []
+    world.customers([(1, ADA), (2, BOB), (3, "cyd@example.com")])
+    world.segment([1, 3])
+    world.sync()
+    told = [said for _ in range(4) for said in confirmed(world.sync())]
+    assert sorted(told) == [
+        "confirmed: 1 member that an earlier run removed",
+        "confirmed: 1 member that an earlier run sent",
+    ]
+    world.customers([(1, None), (2, BOB), (3, "cyd@example.com")])
+    world.sync()
+    assert confirmed(world.sync()) == ["confirmed: 1 member that an earlier run removed"]
+    assert world.held() == emails("cyd@example.com")
+
+
+def test_whom_a_job_did_not_take_is_not_confirmed(world: World) -> None:
+    """Two who were refused without being named are not there."""
+    world.connections["google_ads"].pop("consent")
+    platform(world).policy["strict_consent"] = True
+    world.sync()
+    ended = world.sync()
+    assert (ended.exit_code, confirmed(ended)) == (1, [])
+
+
+def confirmed(result: SyncResult) -> list[str]:
+    return [note for note in result.notes if note.startswith("confirmed")]
 
 
 def test_a_member_that_is_refused_costs_one_member(world: World) -> None:
