@@ -138,23 +138,8 @@ class Planner:
         bench.execute(f"create table {memory.TABLE} (key {TEXT}, kind {TEXT}, value {TEXT}, is_new boolean)")
         if inputs.refusals is None:
             return None
-        sources = coding.sources
-        columns = {"key": TEXT, **{f"c{n}": TEXT for n in range(len(sources))}}
-        selected = "".join(f", r.{quote(source)} as c{n}" for n, source in enumerate(sources))
         table = inputs.refusals.table
-        state.fetch(f"select r.key{selected} from {table} r where {EXPLICIT}", bench, "refused", columns)
-        coding.encode_refused(bench, "refused")
-        bench.execute("drop table refused")
-        # What the segment or a relation yields instead of the entity's own columns is refused as well.
-        own = [source for source in sources if source in inputs.frozen.sources]
-        selected = "".join(
-            f", f.{quote(source)} as c{n}" if source in own else f", cast(null as {TEXT}) as c{n}"
-            for n, source in enumerate(sources)
-        )
-        members = f"{inputs.frozen.table} f join {table} r on r.key = f.key"
-        state.fetch(f"select f.key{selected} from {members} where {EXPLICIT}", bench, "refused", columns)
-        coding.encode_refused(bench, "refused")
-        bench.execute("drop table refused")
+        _encode_refused(state, bench, coding, inputs.frozen, table)
         self._recall(state, bench, inputs.ledger, table)
         _make_distinct(bench)
         if inputs.ledger.is_new:
@@ -178,6 +163,27 @@ class Planner:
             f"insert into {memory.TABLE} select key, kind, value, bool_and(is_new) from refused_record group by all"
         )
         bench.execute(f"insert into refused_units select kind, value from {memory.TABLE}")
+
+
+def _encode_refused(
+    state: Session, bench: duckdb.DuckDBPyConnection, coding: Coding, frozen: Frozen, refusals: str
+) -> None:
+    """Add what those who refuse have now, as it would be sent."""
+    numbered = list(enumerate(coding.sources))
+    selected = "".join(f", r.{quote(source)} as c{n}" for n, source in numbered)
+    parts = [f"select r.key{selected} from {refusals} r where {EXPLICIT}"]
+    # What the segment or a relation yields instead of the entity's own columns is refused as well.
+    if set(frozen.sources) & set(coding.sources):
+        selected = "".join(
+            f", f.{quote(source)}" if source in frozen.sources else f", cast(null as {TEXT})" for _, source in numbered
+        )
+        members = f"{frozen.table} f join {refusals} r on r.key = f.key"
+        parts.append(f"select f.key{selected} from {members} where {EXPLICIT}")
+    columns = {"key": TEXT, **{f"c{n}": TEXT for n, _ in numbered}}
+    state.fetch(" union all ".join(parts), bench, "refused", columns)
+    if count(bench, "select count(*) from refused"):
+        coding.encode_refused(bench, "refused")
+    bench.execute("drop table refused")
 
 
 def _make_distinct(bench: duckdb.DuckDBPyConnection) -> None:

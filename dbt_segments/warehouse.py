@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -339,10 +339,13 @@ class Session:
             )
         )
 
-    def tables(self, schema: str) -> set[str]:
-        """The names of all tables and views of a schema; none where there is no such schema."""
-        found = self.rows("select table_name from information_schema.tables where table_schema = ?", [schema])
-        return {str(name) for (name,) in found}
+    def tables(self, schema: str, among: Collection[str] | None = None) -> set[str]:
+        """The names of all tables and views of a schema, or of those `among` them; none where there is no schema."""
+        if among is not None and not among:
+            return set()
+        named = f" and table_name in ({', '.join('?' for _ in among)})" if among else ""
+        sql = f"select table_name from information_schema.tables where table_schema = ?{named}"
+        return {str(name) for (name,) in self.rows(sql, [schema, *(among or ())])}
 
     def text(self, expression: str, data_type: str) -> str:
         """SQL that casts to text the same way in every session: UTC, ISO, `true`/`false`; arrays as JSON."""

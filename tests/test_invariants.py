@@ -295,6 +295,34 @@ def test_3_a_removal_that_still_runs_is_not_crossed_by_an_addition(acme: Acme) -
     assert world.held() == lower({email(ADA), email(BOB)})
 
 
+@pytest.mark.parametrize("shape", ["scripted_async", "scripted_piecewise"])
+def test_3_a_job_that_ends_well_makes_up_for_no_refused_removal(acme: Acme, shape: str) -> None:
+    """A change's removal is refused, its addition becomes a job: when that has ended, the old e-mail is still owed."""
+    world = acme(shape)
+    world.customers([(1, ADA, LANDLINE), (2, BOB)])
+    world.segment([1, 2])
+    world.sync()
+    world.sync()
+    world.customers([(1, CYD, LANDLINE), (2, BOB)])
+    fail(world, "too_small", "remove")
+    for _ in range(5):
+        world.sync()
+    assert world.held() == lower({email(CYD), phone("12015550101"), email(BOB)})
+    assert world.sync().status == "noop"
+
+
+def test_3_a_job_that_ends_well_makes_up_for_no_refused_addition(acme: Acme) -> None:
+    """A member's e-mail is refused, the phone becomes a job: when that has ended, the e-mail is sent again."""
+    world = acme("scripted_piecewise")
+    world.customers([(1, ADA, LANDLINE)])
+    world.segment([1])
+    fail(world, "status", "add", status=400)
+    for _ in range(4):
+        world.sync()
+    assert world.held() == lower({email(ADA), phone("12015550101")})
+    assert world.sync().status == "noop"
+
+
 @pytest.mark.parametrize(
     ("before", "running", "after", "asked"),
     [

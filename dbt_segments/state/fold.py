@@ -81,15 +81,19 @@ def _next_seq(ledger: Ledger, token: int) -> int:
 
 
 def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, str], first: bool) -> None:
-    """Table `rows`: the generation's rows that are folded now, each with its fate."""
-    states = step.generation.states
-    values = [(batch, states[batch].state if batch in states else "planned") for batch in step.batches]
-    session.execute(f"create table {scratch['fate']} (batch bigint, state varchar(20))")
+    """Table `rows`: the generation's rows that are folded now, each with its fate.
+
+    With them what an earlier fold left undone of the same members: accepted now, they would else be taken for whole.
+    """
+    states, folded = step.generation.states, step.generation.folded
+    batches = (*step.batches, *sorted(folded))
+    values = [(batch, states[batch].state if batch in states else "planned") for batch in batches]
+    session.execute(f"create table {scratch['fate']} (batch bigint, state varchar(20), earlier boolean)")
     for start in range(0, len(values), 500):
         some = values[start : start + 500]
         session.execute(
             f"insert into {scratch['fate']} values "
-            + ", ".join(f"({batch}, {literal(state)})" for batch, state in some)
+            + ", ".join(f"({batch}, {literal(state)}, {str(batch in folded).lower()})" for batch, state in some)
         )
     whole = all(states[b].state == "accepted" for b in step.generation.phases if b in states) and all(
         b in states for b in step.generation.phases
@@ -101,17 +105,26 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
         f"when p.batch is null and p.phase = 'leave' then {literal('accepted' if whole else 'rejected')} "
         "when p.phase = 'owed' then 'planned' when p.batch is null then 'accepted'"
     )
-    session.execute(
-        f"create table {scratch['rows']} as "
+    pending = store.table(step.generation.pointer.tables["pending"])
+    rows = (
         f"select p.seq, p.phase, p.key, p.wanted, p.row_hash, p.sent_hash, "
         f"case {unsent} when r.row_seq is not null then 'rejected' {half}else f.state end as fate, "
-        f"r.class as class "
-        f"from {store.table(step.generation.pointer.tables['pending'])} p "
+        f"r.class as class, coalesce(f.earlier, {str(not first).lower()}) as earlier "
+        f"from {pending} p "
         f"left join {scratch['fate']} f on f.batch = p.batch "
         f"left join (select row_seq, min(class) as class from {store.table('rejects')} "
         f"where generation = {literal(step.generation.pointer.id)} and row_seq is not null group by row_seq) r "
         f"on r.row_seq = p.seq "
-        f"where f.batch is not null" + (" or p.batch is null" if first else "")
+        f"where f.batch is not null or p.batch is null"
+    )
+    now = (
+        f"select 1 from {pending} q join {scratch['fate']} g on g.batch = q.batch where q.key = x.key and not g.earlier"
+    )
+    undone = f"(x.fate <> 'accepted' or x.phase = 'covered') and exists ({now})"
+    session.execute(
+        f"create table {scratch['rows']} as "
+        f"select seq, phase, key, wanted, row_hash, sent_hash, fate, class from ({rows}) x "
+        f"where not x.earlier" + ("" if first else f" or ({undone})")
     )
 
 

@@ -76,12 +76,13 @@ class Store:
 
     def require(self, session: Session, pointer: Pointer) -> None:
         """Raises StateError when a table of this pointer is gone."""
-        for table in pointer.tables.values():
-            if not session.has_table(self.schema, table):
-                raise StateError(
-                    f"{pointer.owner}: table {self.schema}.{table} is missing although the state refers to it",
-                    hint="restore it from a backup; nothing was sent",
-                )
+        names = set(pointer.tables.values())
+        missing = sorted(names - session.tables(self.schema, names))
+        if missing:
+            raise StateError(
+                f"{pointer.owner}: table {self.schema}.{missing[0]} is missing although the state refers to it",
+                hint="restore it from a backup; nothing was sent",
+            )
 
     def is_known(self, session: Session, owner: str) -> bool:
         """Whether anything was ever committed for this owner."""

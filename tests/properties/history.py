@@ -52,6 +52,7 @@ SHAPES = (
     "scripted_born",
     "scripted_sweep",
     "scripted_retention",
+    "scripted_piecewise",
 )
 _META_FIELDS = {"email": "EMAIL", "phone": "PHONE", "external_id": "EXTERN_ID"}
 _SAME_FIELDS = {kind: kind for kind in ("email", "phone", "external_id")}

@@ -100,6 +100,15 @@ SABOTAGES = (
         "failed",
     ),
     Sabotage(
+        3,
+        "a job that ends well makes up for a refused removal",
+        "state/fold.py",
+        "(x.fate <> 'accepted' or x.phase = 'covered') and",
+        "x.phase = 'covered' and",
+        "test_3_a_job_that_ends_well_makes_up_for_no_refused_removal",
+        "scripted_async",
+    ),
+    Sabotage(
         4,
         "units that a current member has are removed",
         "order.py",

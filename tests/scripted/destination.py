@@ -10,6 +10,7 @@ scripted_blind       there is no such id: a repeat does harm
 scripted_oauth       access tokens end, refresh tokens rotate
 scripted_born        a list comes with its first members, and is of use once it has been put to use
 scripted_sweep       jobs, and a replace in two steps: everybody is sent, then a sweep takes out whoever else was there
+scripted_piecewise   jobs, and one match unit a row: what became of a member's rows is learnt one after the other
 scripted_retention   members are forgotten after 30 days, external ids after 10
 """
 
@@ -250,6 +251,11 @@ class ScriptedSweep(Scripted):
         return Outcome(job=reply.json["job"], done=False)
 
 
+class ScriptedPiecewise(Scripted):
+    type = "scripted_piecewise"
+    row = Row.SINGLE
+
+
 class ScriptedRetention(Scripted):
     type = "scripted_retention"
     retention_days = 30
@@ -267,6 +273,7 @@ ALL: tuple[type[Scripted], ...] = (
     ScriptedOAuth,
     ScriptedBorn,
     ScriptedSweep,
+    ScriptedPiecewise,
     ScriptedRetention,
 )
 

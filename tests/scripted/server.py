@@ -81,6 +81,7 @@ SHAPES: dict[str, Shape] = {
     "scripted_oauth": Shape(oauth=True),
     "scripted_born": Shape(born=True),
     "scripted_sweep": Shape(asynchronous=True, sweeps=True),
+    "scripted_piecewise": Shape(asynchronous=True, row="single"),
     "scripted_retention": Shape(retention_days=30, forgets={"external_id": 10}),
 }
 

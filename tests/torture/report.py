@@ -81,8 +81,9 @@ def write(found: Mapping[str, Any]) -> None:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """All tables, as the page has them."""
-    return "\n".join(one(found) for one in (totals, mend_table, fault_table, kill_table, change_table))
+    """All tables, as the page has them; last, where a log is cut, how to play again what diverged."""
+    tables = [one(found) for one in (totals, mend_table, fault_table, kill_table, change_table)]
+    return "\n".join([*tables, *found["divergences"]])
 
 
 def totals(found: Mapping[str, Any]) -> str:
