@@ -27,7 +27,7 @@ def test_jobs_are_mixed_and_have_seeds_of_their_own() -> None:
     assert len(found) == len(set(found)) == 90 + 9 + 20
     first_half = found[: len(found) // 2]
     assert 40 <= sum(one.kind == "history" for one in first_half) <= 55
-    assert {one.kind for one in first_half} == {"history", "kill_cli", "kill_point", "kill_dbt"}
+    assert {one.kind for one in found[:8]} == {"history", "kill_cli", "kill_point", "kill_dbt"}
 
 
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ class Wanted:
 
 
 def jobs(wanted: Wanted) -> Iterator[Job]:
-    """Everything that is asked for, mixed, so that an interrupted run has some of all."""
+    """Everything that is asked for, mixed, the first of each kind at once: an interrupted run has some of all."""
     counts = {("history", "duckdb"): wanted.histories, ("history", "postgres"): wanted.postgres}
     for kind, warehouse, share in kills.KINDS:
         counts[kind, warehouse] = round(wanted.kills * share)
@@ -63,7 +63,7 @@ def jobs(wanted: Wanted) -> Iterator[Job]:
     done = dict.fromkeys(counts, 0)
     for turn in range(1, total + 1):
         for (kind, warehouse), count in counts.items():
-            while done[kind, warehouse] < count * turn // total:
+            while done[kind, warehouse] < -(-count * turn // total):
                 number = done[kind, warehouse]
                 done[kind, warehouse] += 1
                 yield Job(kind, warehouse, wanted.seed + number, SHAPES[number % len(SHAPES)])
