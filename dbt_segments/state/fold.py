@@ -93,7 +93,7 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
         some = values[start : start + 500]
         session.execute(
             f"insert into {scratch['fate']} values "
-            + ", ".join(f"({batch}, {literal(state)}, {str(batch in folded).lower()})" for batch, state in some)
+            + ", ".join(f"({batch}, {literal(state)}, {_word(batch in folded)})" for batch, state in some)
         )
     whole = all(states[b].state == "accepted" for b in step.generation.phases if b in states) and all(
         b in states for b in step.generation.phases
@@ -109,7 +109,7 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
     rows = (
         f"select p.seq, p.phase, p.key, p.wanted, p.row_hash, p.sent_hash, "
         f"case {unsent} when r.row_seq is not null then 'rejected' {half}else f.state end as fate, "
-        f"r.class as class, coalesce(f.earlier, {str(not first).lower()}) as earlier "
+        f"r.class as class, coalesce(f.earlier, {_word(not first)}) as earlier "
         f"from {pending} p "
         f"left join {scratch['fate']} f on f.batch = p.batch "
         f"left join (select row_seq, min(class) as class from {store.table('rejects')} "
@@ -117,22 +117,29 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
         f"on r.row_seq = p.seq "
         f"where f.batch is not null or p.batch is null"
     )
-    now = (
-        f"select 1 from {pending} q join {scratch['fate']} g on g.batch = q.batch where q.key = x.key and not g.earlier"
-    )
-    undone = f"(x.fate <> 'accepted' or x.phase = 'covered') and exists ({now})"
+    undone = ""
+    if not first:
+        # A join, no `exists` under an `or`: without memory for its keys PostgreSQL would look them up row by row.
+        keys = f"select distinct q.key from {pending} q join {scratch['fate']} g on g.batch = q.batch and not g.earlier"
+        undone = f"left join ({keys}) n on n.key = x.key where not x.earlier or "
+        undone += "(n.key is not null and (x.fate <> 'accepted' or x.phase = 'covered'))"
     session.execute(
         f"create table {scratch['rows']} as "
-        f"select seq, phase, key, wanted, row_hash, sent_hash, fate, class from ({rows}) x "
-        f"where not x.earlier" + ("" if first else f" or ({undone})")
+        f"select x.seq, x.phase, x.key, x.wanted, x.row_hash, x.sent_hash, x.fate, x.class from ({rows}) x {undone}"
     )
+
+
+def _word(value: bool) -> str:
+    """SQL."""
+    return "true" if value else "false"
 
 
 def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
     """The units of every touched key after the fold; `owed` marks those that should be gone but are not yet.
 
     A covered unit stays on record as a link: whoever is removed under it later may take along, at the platform, the
-    member who once had it. It is owed only while nobody who stays is acknowledged to have it.
+    member who once had it. It is owed only while nobody who stays is acknowledged to have it. All of it is joins: a
+    correlated `exists` outside of a plain condition would make PostgreSQL read everything once per unit.
     """
     units = store.table(step.generation.pointer.tables["units"])
     pending = store.table(step.generation.pointer.tables["pending"])
@@ -149,22 +156,23 @@ def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
         select distinct key, kind, value from row_units
         where (phase in ('remove', 'leave') and fate = 'accepted') or phase = 'forgotten'
     ),
-    linked as (
-        select distinct c.key, c.kind, c.value from row_units c
-        where c.phase = 'covered' and (
-            exists (
-                select 1 from ({ledger.units}) o join ({ledger.members}) m on m.key = o.key and m.status = 'present'
-                where o.kind = c.kind and o.value = c.value and o.key <> c.key
-                and not exists (select 1 from {pending} q where q.key = o.key and not q.wanted)
-                and not exists (
-                    select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value
-                )
-            )
-            or exists (
-                select 1 from row_units a where a.kind = c.kind and a.value = c.value and a.key <> c.key
-                and a.phase in ('assert', 'replace') and a.fate = 'accepted'
-            )
-        )
+    covered as (select distinct kind, value from row_units where phase = 'covered'),
+    acknowledged as (
+        select o.key, o.kind, o.value from ({ledger.units}) o
+        join covered c on c.kind = o.kind and c.value = o.value
+        join ({ledger.members}) m on m.key = o.key and m.status = 'present'
+        where not exists (select 1 from {pending} q where q.key = o.key and not q.wanted)
+        and not exists (select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value)
+        union all
+        select a.key, a.kind, a.value from row_units a join covered c on c.kind = a.kind and c.value = a.value
+        where a.phase in ('assert', 'replace') and a.fate = 'accepted'
+    ),
+    owners as (select kind, value, min(key) as one, max(key) as other from acknowledged group by kind, value),
+    owing as (
+        select r.key, r.kind, r.value from row_units r
+        left join owners o on r.phase = 'covered' and o.kind = r.kind and o.value = r.value
+            and (o.one <> r.key or o.other <> r.key)
+        where r.phase in ('remove', 'leave') or (r.phase = 'covered' and o.kind is null)
     ),
     held as (
         select key, kind, value from added
@@ -172,13 +180,9 @@ def _changed_units(store: Store, ledger: Ledger, step: _Step, rows: str) -> str:
         select o.key, o.kind, o.value from ({ledger.units}) o join touched t on t.key = o.key
         where not exists (select 1 from dropped d where d.key = o.key and d.kind = o.kind and d.value = o.value)
     )
-    select h.key, h.kind, h.value, case when exists (
-        select 1 from row_units r where r.key = h.key and r.kind = h.kind and r.value = h.value
-        and (r.phase in ('remove', 'leave') or (r.phase = 'covered' and not exists (
-            select 1 from linked l where l.key = h.key and l.kind = h.kind and l.value = h.value
-        )))
-    ) then 1 else 0 end as owed
-    from held h
+    select h.key, h.kind, h.value, case when w.key is null then 0 else 1 end as owed
+    from held h left join (select distinct key, kind, value from owing) w
+    on w.key = h.key and w.kind = h.kind and w.value = h.value
     """
 
 
