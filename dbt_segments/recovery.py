@@ -171,16 +171,20 @@ class Recovery:
             doubtful = _numbers(batch for batch in generation.phases if states.get(batch) != "accepted")
             pending = self._store.table(generation.pointer.tables["pending"])
             refused = (
-                f"select row_seq from {self._store.table('rejects')} "
+                f"select distinct row_seq from {self._store.table('rejects')} "
                 f"where generation = {literal(generation.pointer.id)} and row_seq is not null"
+            )
+            in_doubt = (
+                f"select distinct o.key, o.phase from {pending} o left join ({refused}) r on r.row_seq = o.seq "
+                f"where o.batch in ({doubtful}) or r.row_seq is not null"
             )
             unnamed = sum(row["outcome"].unattributed for row in done)
             counted = session.rows(
-                f"select p.phase = 'remove', count(distinct p.key) from {pending} p where p.batch in ({here}) "
-                f"and (p.phase in ('assert', 'replace') or (p.phase = 'remove' and (not p.wanted "
-                f"or p.key in (select key from {pending} where phase = 'unusable')))) "
-                f"and not exists (select 1 from {pending} o where o.key = p.key and o.phase = p.phase "
-                f"and (o.batch in ({doubtful}) or o.seq in ({refused}))) group by 1"
+                f"select p.phase = 'remove', count(distinct p.key) from {pending} p "
+                f"left join (select distinct key from {pending} where phase = 'unusable') u on u.key = p.key "
+                f"left join ({in_doubt}) d on d.key = p.key and d.phase = p.phase "
+                f"where p.batch in ({here}) and d.key is null and (p.phase in ('assert', 'replace') "
+                f"or (p.phase = 'remove' and (not p.wanted or u.key is not null))) group by 1"
             )
             for is_removal, members in counted:
                 sent += 0 if is_removal else max(0, int(members) - unnamed)

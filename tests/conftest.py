@@ -74,6 +74,7 @@ _LONG = (
 _FIRST_CASE = (
     "test_invariants.py",
     "test_macros.py",
+    "test_statements.py",
 )
 # Of these it takes the plain cases alone.
 _PLAIN = {
