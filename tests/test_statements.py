@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbt_segments import retry, warehouse
+from dbt_segments import pipeline, retry, warehouse
 from tests.projects import PostgresWarehouse
 from tests.scripted.destination import registered
 from tests.scripted.server import serve_scripted
@@ -68,4 +68,6 @@ def test_no_statement_reads_a_table_once_per_row(world: World, monkeypatch: pyte
     world.sync(full=True)
     for _ in range(3):
         world.sync()
+    world.plan()
+    pipeline.status(world.request())
     assert not slow, "\n\n".join(sorted(slow))
