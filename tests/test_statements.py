@@ -42,18 +42,28 @@ def world(
 
 def test_no_statement_reads_a_table_once_per_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """First sync, nothing new, jobs that end, changes, leavers, shared identifiers, refusals: no plan has a subplan."""
+    read: set[str] = set()
     slow: set[str] = set()
-    ordinary = warehouse._Postgres._run
+    ordinary, fetch = warehouse._Postgres._run, warehouse._Postgres.fetch
 
-    def explained(session: Any, sql: str, parameters: Sequence[Any]) -> Any:
+    def explain(session: Any, sql: str, parameters: Sequence[Any]) -> None:
         is_of_members = " from " in sql and " view " not in sql and not sql.startswith(f"select {_AUDIENCES}")
-        if is_of_members and sql.startswith(("select", "with", "insert", "create", "delete", "update")):
+        if is_of_members and sql.lstrip().startswith(("select", "with", "insert", "create", "delete", "update")):
+            read.add(sql)
             plan = ordinary(session, f"explain {sql}", parameters).fetchall()
             if any("SubPlan" in line for (line,) in plan):
                 slow.add(sql)
+
+    def explained(session: Any, sql: str, parameters: Sequence[Any]) -> Any:
+        explain(session, sql, parameters)
         return ordinary(session, sql, parameters)
 
+    def fetched(session: Any, sql: str, *rest: Any) -> None:
+        explain(session, sql, ())
+        fetch(session, sql, *rest)
+
     monkeypatch.setattr(warehouse._Postgres, "_run", explained)
+    monkeypatch.setattr(warehouse._Postgres, "fetch", fetched)
     shared = "shared@example.com"
     world.customers([(n, f"c{n}@example.com", f"+1 201 55{n:05}", "US", n % 9 != 0) for n in range(1, _MEMBERS)])
     world.segment(range(1, _MEMBERS))
@@ -70,4 +80,5 @@ def test_no_statement_reads_a_table_once_per_row(world: World, monkeypatch: pyte
         world.sync()
     world.plan()
     pipeline.status(world.request())
+    assert len(read) > 100
     assert not slow, "\n\n".join(sorted(slow))

@@ -130,7 +130,7 @@ def _fates(session: Session, store: Store, step: _Step, scratch: Mapping[str, st
 
 
 def _word(value: bool) -> str:
-    """SQL."""
+    """SQL's word for a truth value."""
     return "true" if value else "false"
 
 
