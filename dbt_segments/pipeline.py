@@ -138,7 +138,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
     requests: dict[str, tuple[str, ...]] = {}
     bug: BaseException | None = None
     opened = projects.open_project(request.options, request.lock_timeout_s, lambda text: progress("", text))
-    with _interruptible(), opened as project:
+    with _interruptible(), opened as project, project.resting():
         sending = sends and project.may_send
         told = functools.partial(progress, "")
         _check_released("--allow-removals", request.allow_removals, project.registry.syncs)
@@ -151,7 +151,7 @@ def _run(request: Request, progress: Progress, *, sends: bool) -> tuple[RunResul
             raise unusable
         if sending:
             owners.grant_reading(project, request.lock_timeout_s)
-        with Frozens(project, request.lock_timeout_s) as frozens, _Senders() as senders:
+        with Frozens(project, request.lock_timeout_s) as frozens, _Senders(project) as senders:
             for item in chosen:
                 began = time.monotonic()
                 try:
@@ -306,7 +306,8 @@ class _Turn:
 class _Senders:
     """One sender per connection, so that pace and tokens are shared by all its syncs."""
 
-    def __init__(self) -> None:
+    def __init__(self, project: Project) -> None:
+        self._project = project
         self._stack = ExitStack()
         self._senders: dict[str, tuple[Sender, locks.Gate]] = {}
 
@@ -320,7 +321,8 @@ class _Senders:
         name = item.connection.name
         if name not in self._senders:
             gate = locks.Gate()
-            self._senders[name] = (self._stack.enter_context(Sender(destination, may_start=gate)), gate)
+            sender = Sender(destination, may_start=gate, around=self._project.away)
+            self._senders[name] = (self._stack.enter_context(sender), gate)
         return self._senders[name]
 
 

@@ -83,6 +83,22 @@ class Project:
             with self.warehouse.session(lock_timeout_s=lock_timeout_s) as models:
                 yield models, state
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """The connection is kept between sessions, but for the time that anything is `away`.
+
+        Not where models and state lie apart: a run that waits for the state's lease would keep the models' file from
+        the run that has it.
+        """
+        with self.state.resting() if self.same else contextlib.nullcontext():
+            yield
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """For as long as a request lasts: nobody waits for a file that we do not use."""
+        with self.state.away():
+            yield
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -244,8 +260,11 @@ def open_project(
                 )
             store = Store(schema, schemas.ensure(session, schema))
             registry, syncs = _with_own_past(session, store, registry, syncs)
-        with _started(warehouse, lock_timeout_s) as session:
-            built = _read_builds(session, _schema(settings, profile), options.target_path, profile)
+            if state is warehouse:
+                built = _read_builds(session, _schema(settings, profile), options.target_path, profile)
+        if state is not warehouse:
+            with _started(warehouse, lock_timeout_s) as session:
+                built = _read_builds(session, _schema(settings, profile), options.target_path, profile)
         yield Project(
             options=options,
             settings=settings,

@@ -8,6 +8,7 @@ No message here holds a body, a header or a URL.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -17,6 +18,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from types import TracebackType
@@ -73,6 +75,7 @@ class Sender:
     clock, sleep, jitter  monotonic seconds, waiting, numbers from 0 up to 1; `sleep` None waits until `close`
     may_start             asked before every request with the seconds it may last; False ends the sends
     on_request            called right before every request
+    around                entered for as long as a call and its waits last, from whatever thread makes it
     budget                bounds tries and waiting of one call
     transport             replaces the network in tests
     """
@@ -86,6 +89,7 @@ class Sender:
         jitter: Callable[[], float] = random.random,
         may_start: Callable[[float], bool] = lambda timeout_s: True,
         on_request: Callable[[], None] | None = None,
+        around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
         budget: Budget | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -99,6 +103,7 @@ class Sender:
         self._jitter = jitter
         self._may_start = may_start
         self._on_request = on_request
+        self._around = around
         self._budget = budget or Budget()
         self._timeout_s: float = settings.timeout_s
         self._pace = Pace(settings.requests_per_s or destination.limits.requests_per_s, clock)
@@ -177,7 +182,8 @@ class Sender:
             return self._try(call, trail)
 
         try:
-            return loop(attempt)
+            with self._around():
+                return loop(attempt)
         except Setback as setback:
             raise setback.fault.error from None
 

@@ -101,7 +101,7 @@ def refresh(project: Project, syncs: Iterable[Sync], lock_timeout_s: float, tell
     found: list[tuple[_Due, Size]] = []
     by_connection = sorted(due, key=lambda one: one.sync.connection.name)
     for _, group in itertools.groupby(by_connection, key=lambda one: one.sync.connection.name):
-        found += _ask(list(group), tell)
+        found += _ask(project, list(group), tell)
     if not found:
         return
     with project.state.session(lock_timeout_s=lock_timeout_s) as session, session.transaction():
@@ -136,12 +136,12 @@ def _due(session: Session, project: Project, sync: Sync, now: datetime) -> _Due 
     return _Due(sync, known.audience, present, settled, attended)
 
 
-def _ask(due: list[_Due], tell: Callable[[str], None]) -> list[tuple[_Due, Size]]:
+def _ask(project: Project, due: list[_Due], tell: Callable[[str], None]) -> list[tuple[_Due, Size]]:
     """What one connection's platform says; it is asked no more after it failed."""
     connection = due[0].sync.connection
     destination = destinations.get(connection.type)(connection.settings)
     found: list[tuple[_Due, Size]] = []
-    with Sender(destination, budget=_BUDGET) as sender:
+    with Sender(destination, around=project.away, budget=_BUDGET) as sender:
         for one in due:
             try:
                 size = sender.play(destination.size(one.audience))

@@ -1,7 +1,8 @@
 """The warehouse, through the project's own dbt profile and adapter: statements in, columns out.
 
 A `Session` is one connection; it lives only inside `with warehouse.session()`. On DuckDB leaving the block closes the
-file, so that dbt and everybody else can use it while requests are in flight.
+file, so that dbt and everybody else can use it while requests are in flight. A run that has many sessions after each
+other keeps the connection for the next one (`Warehouse.resting`), but never while it waits (`Warehouse.away`).
 
 Rows travel in columns, never as Python tuples: DuckDB hands its Arrow C stream to the workbench, PostgreSQL copies CSV
 out of and into it. Text columns that look alike stay apart (null and ''), because every column is quoted and typed.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from dbt_segments.errors import LockedError, SegmentsError, SettingsError, State
 SUPPORTED = ("duckdb", "postgres")
 TEXT = "varchar"
 _VIEW_WAIT_S = 3
+# A connection that rested for longer may have been ended by the server meanwhile.
+_RESTS_S = 5.0
 
 
 def quote(name: str) -> str:
@@ -147,6 +151,10 @@ class Warehouse:
         self.profile = profile
         self.kind = profile.kind
         self._wait = wait or (lambda message: None)
+        self._mutex = threading.Lock()
+        self._rests = False
+        self._away = 0
+        self._rested: tuple[Any, float] | None = None
 
     @contextlib.contextmanager
     def session(self, *, lock_timeout_s: float = 300.0) -> Iterator[Session]:
@@ -156,14 +164,68 @@ class Warehouse:
 
         Raises LockedError when the file stays locked, WarehouseError when there is no connection.
         """
-        connection = self._connect(lock_timeout_s)
+        connection = self._awake() or self._connect(lock_timeout_s)
         session: Session = (_DuckDB if self.kind == "duckdb" else _Postgres)(self.profile, connection.handle)
+        unharmed = False
         try:
             yield session
+            unharmed = True
         finally:
             with contextlib.suppress(Exception):
                 session.close()
-            self._disconnect(connection)
+            if not (unharmed and self._put_to_rest(connection)):
+                self._disconnect(connection)
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """In this block a session leaves its connection to the next one.
+
+        To open a file costs DuckDB more than most of our statements, and a connection costs a distant server several
+        round trips. Whatever waits inside of the block must be `away`.
+        """
+        self._rests = True
+        try:
+            yield
+        finally:
+            self._rests = False
+            self._let_go()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """While the block lasts, a session that ends closes its connection, and none is kept. From any thread."""
+        with self._mutex:
+            self._away += 1
+        try:
+            self._let_go()
+            yield
+        finally:
+            with self._mutex:
+                self._away -= 1
+
+    def _awake(self) -> Any:
+        """The connection that rests, if it still can be used."""
+        with self._mutex:
+            rested, self._rested = self._rested, None
+        if rested is None:
+            return None
+        connection, since = rested
+        if time.monotonic() - since < _RESTS_S:
+            return connection
+        self._disconnect(connection)
+        return None
+
+    def _put_to_rest(self, connection: Any) -> bool:
+        with self._mutex:
+            if not self._rests or self._away or self._rested is not None:
+                return False
+            self._rested = (connection, time.monotonic())
+            return True
+
+    def _let_go(self) -> None:
+        with self._mutex:
+            rested, self._rested = self._rested, None
+        if rested is not None:
+            self._disconnect(rested[0])
 
     def _connect(self, lock_timeout_s: float) -> Any:
         from dbt.adapters.contracts.connection import Connection, ConnectionState
@@ -201,6 +263,8 @@ class Warehouse:
 
     def _disconnect(self, connection: Any) -> None:
         if self.kind == "duckdb":
+            with contextlib.suppress(duckdb.Error):
+                connection.handle.cursor()._cursor.close()
             connection.handle._env.close()
         else:
             with contextlib.suppress(Exception):
@@ -389,7 +453,7 @@ class Session:
         self.execute(f"create or replace view {view} as {query}")
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Leave the connection as the next session may find it."""
 
     def _run(self, sql: str, parameters: Sequence[Any]) -> Any:
         raise NotImplementedError
@@ -460,9 +524,6 @@ class _DuckDB(Session):
             [schema],
         )
         return [(name, int(estimated), None) for name, estimated in rows]
-
-    def close(self) -> None:
-        self._cursor.close()
 
 
 def _copy_stream(stream: _Stream, target: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
