@@ -81,13 +81,32 @@ _PLAIN = {
     "test_platforms": ("test_a_first_sync",),
     "test_inside": ("test_the_program_syncs", "test_nothing_happens", "test_a_runner_gets", "test_our_import_errors"),
 }
+# What `.ci/run` plays at every change, of all that is slow; of the rest one part at a time, in turn.
+_EVERY_TIME = (
+    "e2e/",
+    "kill/",
+    "properties/test_stateful.py",
+    "sabotage/",
+    "test_benchmarks.py",
+    "test_builds.py",
+    "test_invariants.py",
+    "test_macros.py",
+    "test_state_schema.py",
+    "test_statements.py",
+    "test_torture.py",
+)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what `.ci/run` runs besides, so that the default suite stays short."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--in-turn 2/3`: of the slow tests that need not run every time, the second of three parts."""
+    parser.addoption("--in-turn", metavar="K/N", help="of most slow tests play the K-th of N parts")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as slow what `.ci/run` runs besides, so that the default suite stays short; and take what is in turn."""
     seen: set[tuple[Path, str]] = set()
     for item in items:
-        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        place = _place(item)
         name = getattr(item, "originalname", item.name)
         both = item.get_closest_marker("postgres") is not None and item.path.stem in _BOTH_IN_CI
         further = place.endswith(_FIRST_CASE) and (item.path, name) in seen
@@ -95,6 +114,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if both or further or in_depth or place.startswith(_LONG):
             item.add_marker("slow")
         seen.add((item.path, name))
+    part, _, parts = (config.getoption("--in-turn") or "1/1").partition("/")
+    waiting = [item for item in items if item.get_closest_marker("slow") and not _place(item).startswith(_EVERY_TIME)]
+    passed_over = {item for number, item in enumerate(waiting) if number % int(parts) != int(part) - 1}
+    items[:] = [item for item in items if item not in passed_over]
+    config.hook.pytest_deselected(items=list(passed_over))
+
+
+def _place(item: pytest.Item) -> str:
+    """The test's file, from `tests/` on."""
+    return item.path.relative_to(Path(__file__).parent).as_posix()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -76,10 +75,13 @@ def play(wanted: Wanted, results: Path, workers: int) -> list[dict[str, Any]]:
     known = {(one["kind"], one["warehouse"], one["seed"], one["shape"]) for one in before}
     todo = [one for one in jobs(wanted) if (one.kind, one.warehouse, one.seed, one.shape) not in known]
     context = multiprocessing.get_context("spawn")
-    with _server(todo) as port:
+    # The folder is this process's: dbt's own processes clear theirs away in it when a worker ends.
+    with _server(todo) as port, tempfile.TemporaryDirectory(prefix="torture-", dir=_fast()) as scratch:
         deadline = time.monotonic() + wanted.seconds
         processes = [
-            context.Process(target=_work, args=(todo[number::workers], results, port, deadline - time.monotonic()))
+            context.Process(
+                target=_work, args=(todo[number::workers], results, port, deadline - time.monotonic(), scratch)
+            )
             for number in range(workers)
         ]
         _end_tidily()
@@ -93,6 +95,12 @@ def play(wanted: Wanted, results: Path, workers: int) -> list[dict[str, Any]]:
                 process.terminate()
                 process.join()
     return read(results)[len(before) :]
+
+
+def _fast() -> Path | None:
+    """Where files are in memory, if anywhere: a history writes a great many small ones."""
+    shm = Path("/dev/shm")
+    return shm if os.access(shm, os.W_OK) else None
 
 
 def _end_tidily() -> None:
@@ -119,15 +127,13 @@ def _server(todo: Sequence[Job]) -> Iterator[int | None]:
         yield server.port
 
 
-def _work(todo: Iterable[Job], results: Path, port: int | None, seconds: float) -> None:
+def _work(todo: Iterable[Job], results: Path, port: int | None, seconds: float, scratch: str) -> None:
     _end_tidily()
+    tempfile.tempdir = scratch
     os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"
     os.environ["DO_NOT_TRACK"] = "1"
     deadline = time.monotonic() + seconds
-    shm = Path("/dev/shm")
-    base = Path(tempfile.mkdtemp(prefix="torture-", dir=shm if os.access(shm, os.W_OK) else None))
-    tempfile.tempdir = str(base)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         for job in todo:
             if time.monotonic() >= deadline:
                 return
@@ -136,10 +142,6 @@ def _work(todo: Iterable[Job], results: Path, port: int | None, seconds: float) 
             _append(results, record)
             if record["error"]:
                 print(f"\n{job}\n{record['error']}", flush=True)
-    except KeyboardInterrupt:
-        return
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
 
 
 def _record(job: Job, folder: Path, port: int | None) -> dict[str, Any]:
