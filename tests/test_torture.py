@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.properties.faults import KINDS
-from tests.properties.history import SHAPES, History, Mismatch
+from tests.properties.history import EVERY_SHAPE, History
+from tests.properties.outcome import Mismatch
 from tests.torture import report, runner
 from tests.torture.runner import Job, Wanted
 
@@ -23,7 +24,7 @@ def test_jobs_are_mixed_and_have_seeds_of_their_own() -> None:
     found = list(runner.jobs(wanted(histories=90, postgres=9, kills=20)))
     histories = [one for one in found if (one.kind, one.warehouse) == ("history", "duckdb")]
     assert [one.seed for one in histories] == list(range(40, 130))
-    assert {one.shape for one in histories} == set(SHAPES)
+    assert {one.shape for one in histories} == set(EVERY_SHAPE)
     assert len(found) == len(set(found)) == 90 + 9 + 20
     first_half = found[: len(found) // 2]
     assert 40 <= sum(one.kind == "history" for one in first_half) <= 55
@@ -33,7 +34,7 @@ def test_jobs_are_mixed_and_have_seeds_of_their_own() -> None:
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the file has is not played again, and half a line at its end is nothing."""
     results = tmp_path / "results.jsonl"
-    known = {"kind": "history", "warehouse": "duckdb", "shape": SHAPES[0], "seed": 40, "error": ""}
+    known = {"kind": "history", "warehouse": "duckdb", "shape": EVERY_SHAPE[0], "seed": 40, "error": ""}
     results.write_text(json.dumps(known) + "\n" + '{"kind": "hist')
     todo: list[Job] = []
     monkeypatch.setattr(runner, "_work", lambda jobs, *rest: todo.extend(jobs))

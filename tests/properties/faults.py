@@ -9,17 +9,14 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 from dbt_segments import warehouse
-from dbt_segments.errors import WarehouseError
 from dbt_segments.sandbox.app import Sandbox
 from dbt_segments.sandbox.platform import Platform
-from dbt_segments.send import Sender
-from dbt_segments.state.store import Store
-from dbt_segments.warehouse import Session
+from tests.properties import accidents
+from tests.properties.accidents import Accident
 from tests.properties.model import Unit, raw, sent
 from tests.properties.shop import Shop, forgets, is_asynchronous, sweeps
 from tests.scripted.server import ScriptedPlatform
@@ -68,31 +65,6 @@ _AT_SERVER = (
 )
 _HOUR_S = 3_600
 _JUMPS_S = (-3 * 24 * _HOUR_S, -_HOUR_S, _HOUR_S, 2 * 24 * _HOUR_S, 45 * 24 * _HOUR_S)
-_WRITES = ("create", "insert", "drop", "update", "delete", "alter")
-# Where the process may die: a call of this method of this class.
-_PLACES: dict[str, tuple[type, str]] = {
-    "request": (Sender, "_roundtrip"),
-    "log": (Store, "log"),
-    "point": (Store, "point"),
-    "commit": (Session, "commit"),
-}
-
-
-class Killed(BaseException):
-    """The process died here, as far as an exception can play that."""
-
-
-@dataclass(frozen=True)
-class Accident:
-    """What happens inside of the next sync, at the `left`-th time that a place is passed.
-
-    kind   killed, commit_failed, commit_unanswered, write_failed
-    place  of a death: "before" or "after", and one of request, log, point, commit
-    """
-
-    kind: str
-    left: int
-    place: tuple[str, str] = ("before", "commit")
 
 
 class Faults:
@@ -150,9 +122,7 @@ class Faults:
             self.sandbox.faults.add(fault)
             self._say(f"  fault {fault}")
         if rng.random() < 0.35:
-            kind = rng.choice(("killed", "killed", "commit_failed", "commit_unanswered", "write_failed"))
-            place = (rng.choice(("before", "after")), rng.choice(sorted(_PLACES)))
-            self._accident = Accident(kind, rng.randrange(1, 9 if kind != "killed" else 6), place)
+            self._accident = accidents.draw(rng)
             self._say(f"  accident {self._accident}")
         if rng.random() < 0.15:
             self._jump()
@@ -279,42 +249,8 @@ class Faults:
                 jumped = f"({kind.now} + interval '{self._ahead_s} second')"
                 stack.enter_context(mock.patch.object(kind, "now", jumped))
             if accident is not None:
-                stack.enter_context(self._happening(accident))
+                stack.enter_context(accidents.happening(accident, self.met))
             yield
-
-    @contextlib.contextmanager
-    def _happening(self, accident: Accident) -> Iterator[None]:
-        left = accident.left
-        owner, name = (Session, "execute") if accident.kind == "write_failed" else _PLACES[accident.place[1]]
-        if accident.kind.startswith("commit"):
-            owner, name = Session, "commit"
-        original = getattr(owner, name)
-        early = accident.kind in ("commit_failed", "write_failed") or (
-            accident.kind == "killed" and accident.place[0] == "before"
-        )
-
-        def passing(one: Any, *arguments: Any, **named: Any) -> Any:
-            nonlocal left
-            counts = accident.kind != "write_failed" or arguments[0].split(None, 1)[0].lower() in _WRITES
-            left -= counts
-            now = counts and left == 0
-            if now and early:
-                if accident.kind == "commit_failed":
-                    one.execute("rollback")
-                self._strike(accident.kind)
-            found = original(one, *arguments, **named)
-            if now:
-                self._strike(accident.kind)
-            return found
-
-        with mock.patch.object(owner, name, passing):
-            yield
-
-    def _strike(self, kind: str) -> None:
-        self.met[kind] += 1
-        if kind == "killed":
-            raise Killed
-        raise WarehouseError("the connection was lost")
 
     # -- afterwards ---------------------------------------------------------------------------------------
 

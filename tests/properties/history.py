@@ -17,7 +17,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,10 +31,14 @@ from dbt_segments.retry import Budget
 from dbt_segments.send import Sender
 from dbt_segments.values import SyncResult
 from tests.projects import DuckDBWarehouse, PostgresWarehouse, Warehouse
-from tests.properties.faults import Faults, Killed
+from tests.properties.accidents import Killed
+from tests.properties.faults import Faults
 from tests.properties.model import raw, sent
+from tests.properties.outcome import Mismatch, Played
+from tests.properties.records import RECORD_SHAPES, RecordHistory
 from tests.properties.shop import STAGE, Shop, Size, forgets, is_asynchronous, sweeps
 from tests.scripted import destination as scripted
+from tests.scripted.records import Records, serve_records
 from tests.scripted.server import serve_scripted
 from tests.world import World, make_world, sandbox
 
@@ -53,9 +56,11 @@ SHAPES = (
     "scripted_sweep",
     "scripted_retention",
     "scripted_piecewise",
+    "scripted_composite",
 )
+EVERY_SHAPE = (*SHAPES, *RECORD_SHAPES)
 _META_FIELDS = {"email": "EMAIL", "phone": "PHONE", "external_id": "EXTERN_ID"}
-_SAME_FIELDS = {kind: kind for kind in ("email", "phone", "external_id")}
+_SAME_FIELDS = {kind: kind for kind in ("email", "phone", "external_id", "pair")}
 # Syncs without faults until everything must be right: one; where batches become jobs, as many as these may need.
 _MENDS = 1
 _MENDS_WITH_JOBS = 12
@@ -63,24 +68,6 @@ _MENDS_WITH_JOBS = 12
 SMALL = Size()
 LONG = Size(steps=12)
 LARGE = Size(keys=120, pool=160, batch=25, steps=4)
-
-
-class Mismatch(AssertionError):
-    """The engine and the reference differ; the message says what and when."""
-
-
-@dataclass
-class Played:
-    """What happened in a history.
-
-    mends  syncs without faults until the destination was right
-    """
-
-    steps: int = 0
-    syncs: int = 0
-    mends: int = 0
-    met: Counter[str] = field(default_factory=Counter)
-    changed: Counter[str] = field(default_factory=Counter)
 
 
 class History:
@@ -377,7 +364,7 @@ def surroundings(shape: str, size: Size) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         limits = Limits(members=size.batch, concurrency=1)
         stack.enter_context(mock.patch.object(Meta, "limits", limits))
-        for kind in scripted.ALL:
+        for kind in (*scripted.ALL, Records):
             stack.enter_context(mock.patch.object(kind, "limits", limits))
         stack.enter_context(mock.patch.object(deliver, "WAVE", 2))
 
@@ -386,6 +373,9 @@ def surroundings(shape: str, size: Size) -> Iterator[Any]:
 
         stack.enter_context(mock.patch.object(pipeline, "Sender", sender))
         stack.enter_context(scripted.registered())
+        if shape in RECORD_SHAPES:
+            yield stack.enter_context(serve_records())[0]
+            return
         yield stack.enter_context(sandbox() if shape == "meta" else serve_scripted())
 
 
@@ -406,7 +396,8 @@ def run(path: Path, warehouse: Warehouse, shape: str, seed: int, size: Size = SM
     said: list[str] = []
     say = print if verbose else said.append
     with surroundings(shape, size) as serving:
-        history = History(make_world(path, warehouse, serving), shape, random.Random(f"{shape} {seed}"), size, say)
+        kind = RecordHistory if shape in RECORD_SHAPES else History
+        history = kind(make_world(path, warehouse, serving), shape, random.Random(f"{shape} {seed}"), size, say)
         try:
             return history.play()
         except Mismatch as error:
@@ -426,7 +417,7 @@ def main() -> int:
     from tests.postgres import running_server
 
     parser = argparse.ArgumentParser(prog="python -m tests.properties.history", description=main.__doc__)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=EVERY_SHAPE)
     parser.add_argument("first", type=int, metavar="SEED")
     parser.add_argument("end", type=int, nargs="?", help="play SEED up to, not including, this one")
     parser.add_argument("--steps", type=int, default=SMALL.steps)

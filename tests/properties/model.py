@@ -91,6 +91,7 @@ class Truth:
 
     consents  whether the entity has a consent column at all
     country   the default country; None: phones without a country code are nothing
+    paired    phone and external id are one unit together, and nothing without each other
     forms     what the project declares of a column's values, by kind: auto, raw, hashed
     """
 
@@ -100,13 +101,15 @@ class Truth:
     kinds: tuple[str, ...] = ("email", "phone")
     consents: bool = True
     country: str | None = "US"
+    paired: bool = False
     forms: dict[str, str] = field(default_factory=dict)
     ever: dict[int, set[Unit]] = field(default_factory=dict)
 
     def units(self, key: int) -> set[Unit]:
         """What one customer's row means under today's rules."""
         person = self.people[key]
-        return {unit for kind in self.kinds if (unit := self._read(person.cell(kind), kind)) is not None}
+        found = {unit for kind in self.kinds if (unit := self._read(person.cell(kind), kind)) is not None}
+        return _in_pairs(found) if self.paired else found
 
     def _read(self, cell: Raw, kind: str) -> Unit | None:
         form = self.forms.get(kind, "auto")
@@ -160,9 +163,20 @@ class Truth:
             self.ever.setdefault(key, set()).update(self.units(key))
 
 
+def _in_pairs(units: set[Unit]) -> set[Unit]:
+    values = dict(units)
+    if "phone" in values and "external_id" in values:
+        values["pair"] = f"{values['phone']}+{values['external_id']}"
+    return {(kind, value) for kind, value in values.items() if kind in ("email", "pair")}
+
+
 def sent(units: Iterable[Unit], fields: dict[str, str]) -> set[tuple[str, str]]:
     """Units as the destination shows them: hashed but for external ids, under its own field names."""
-    return {
-        (fields[kind], value if kind == "external_id" else hashlib.sha256(value.encode()).hexdigest())
-        for kind, value in units
-    }
+    return {(fields[kind], _shown(kind, value)) for kind, value in units}
+
+
+def _shown(kind: str, value: str) -> str:
+    if kind == "pair":
+        phone, _, own = value.partition("+")
+        return f"{_shown('phone', phone)}+{own}"
+    return value if kind == "external_id" else hashlib.sha256(value.encode()).hexdigest()

@@ -55,8 +55,11 @@ class Shop:
         self.changed: Counter[str] = Counter()
         self.kinds = ("email", "phone") if shape == "meta" else KINDS
         self.truth = Truth(kinds=self.kinds[: 1 + rng.randrange(len(self.kinds))], consents=rng.random() < 0.7)
+        self.truth.paired = is_composite(shape)
+        if self.truth.paired:
+            self.truth.kinds = self._some_kinds()
         self.shapes = {"meta": shape}
-        if shape != "meta" and rng.random() < 0.25:
+        if shape != "meta" and not self.truth.paired and rng.random() < 0.25:
             self.shapes["other"] = rng.choice([other for other in _OTHERS if other != shape])
         self.name, self.former, self.label = _NAMES[0], (), "vip"
         self.ids: dict[str, str] = {}
@@ -259,11 +262,16 @@ class Shop:
 
     def _identifiers(self) -> bool:
         if self.rng.random() < 0.3:
-            count = 1 + self.rng.randrange(len(self.kinds))
-            chosen = set(self.rng.sample(self.kinds, count))
-            self.truth.kinds = tuple(kind for kind in self.kinds if kind in chosen)
+            self.truth.kinds = self._some_kinds()
             return self.say(f"  identifiers {self.truth.kinds}")
         return False
+
+    def _some_kinds(self) -> tuple[str, ...]:
+        if self.truth.paired:  # who syncs a half of a pair alone syncs nobody
+            return self.rng.choice((self.kinds, self.kinds, ("email",), ("phone", "external_id")))
+        count = 1 + self.rng.randrange(len(self.kinds))
+        chosen = set(self.rng.sample(self.kinds, count))
+        return tuple(kind for kind in self.kinds if kind in chosen)
 
     def _rules(self) -> bool:
         """Another default country, or another word on what a column holds."""
@@ -340,6 +348,11 @@ CHANGES = (
 def is_asynchronous(shape: str) -> bool:
     """Whether batches become jobs."""
     return shape != "meta" and TRAITS[shape].asynchronous
+
+
+def is_composite(shape: str) -> bool:
+    """Whether phone and external id are one match unit together."""
+    return shape != "meta" and TRAITS[shape].composite
 
 
 def forgets(shape: str) -> Collection[str]:

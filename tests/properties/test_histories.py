@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.projects import DuckDBWarehouse, Warehouse
-from tests.properties.history import LARGE, SHAPES, SMALL, run, surroundings
+from tests.properties.history import EVERY_SHAPE, LARGE, SMALL, run, surroundings
 from tests.world import World, email, make_world, phone, sandbox
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def test_a_history_ends_right(tmp_path: Path, duckdb_warehouse: DuckDBWarehouse,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 12))
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY_SHAPE)
 def test_histories_end_right(tmp_path: Path, warehouse: Warehouse, shape: str, seed: int) -> None:
     """The same for every shape of destination on both warehouses."""
     run(tmp_path / "shop", warehouse, shape, seed, SMALL)

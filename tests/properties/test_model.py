@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import dbt_segments.sandbox
 import tests.properties.model
 import tests.scripted.server
-from tests.properties.model import Person, Raw, Truth, raw
+from tests.properties.model import Person, Raw, Truth, raw, sent
 
 _FILES = [
     tests.properties.model.__file__,
@@ -49,3 +50,20 @@ def test_the_reference_reads_cells_by_the_project_s_rules() -> None:
     assert truth.allowed() == {email}
     truth.suppressed = {2}
     assert truth.allowed() == set()
+
+
+def test_the_reference_knows_pairs() -> None:
+    """Phone and id are one unit together, and nothing alone; a refused pair is nobody's, its halves are free."""
+    phone, own = raw("phone", 2), raw("external_id", 3)
+    people = {
+        1: Person(raw("email", 1), phone, own),
+        2: Person(phone=phone),
+        3: Person(phone=raw("phone", 4), external_id=own),
+    }
+    truth = Truth(people, {1, 2, 3}, kinds=("email", "phone", "external_id"), paired=True)
+    pair, other = ("pair", "19075550102+X-3"), ("pair", "19075550104+X-3")
+    assert [truth.units(key) for key in (1, 2, 3)] == [{("email", "p1@example.com"), pair}, set(), {other}]
+    truth.suppressed = {1}
+    assert truth.allowed() == {other}
+    fields = {"email": "email", "pair": "pair"}
+    assert sent({pair}, fields) == {("pair", hashlib.sha256(b"19075550102").hexdigest() + "+X-3")}

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.projects import DuckDBWarehouse
-from tests.properties.history import SHAPES, SMALL, History, Mismatch, quickly, surroundings
+from tests.properties.history import SHAPES, SMALL, History, quickly, surroundings
+from tests.properties.outcome import Mismatch
 from tests.world import make_world
 
 LUCK = st.randoms(use_true_random=False)

@@ -11,13 +11,14 @@ scripted_oauth       access tokens end, refresh tokens rotate
 scripted_born        a list comes with its first members, and is of use once it has been put to use
 scripted_sweep       jobs, and a replace in two steps: everybody is sent, then a sweep takes out whoever else was there
 scripted_piecewise   jobs, and one match unit a row: what became of a member's rows is learnt one after the other
+scripted_composite   phone and external id are one match unit together, and nothing without each other
 scripted_retention   members are forgotten after 30 days, external ids after 10
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -256,6 +257,19 @@ class ScriptedPiecewise(Scripted):
     row = Row.SINGLE
 
 
+class ScriptedComposite(Scripted):
+    type = "scripted_composite"
+    units = (("email",), ("phone", "external_id"))
+
+    def write(self, op: Op, cells: Mapping[str, str]) -> str:
+        pair = [cells[name] for name in ("phone", "external_id") if name in cells]
+        whole = " and ".join(f"{cell} is not null" for cell in pair) if len(pair) == 2 else "false"
+        parts = {
+            name: cell if name == "email" else f"case when {whole} then {cell} end" for name, cell in cells.items()
+        }
+        return super().write(op, parts)
+
+
 class ScriptedRetention(Scripted):
     type = "scripted_retention"
     retention_days = 30
@@ -274,6 +288,7 @@ ALL: tuple[type[Scripted], ...] = (
     ScriptedBorn,
     ScriptedSweep,
     ScriptedPiecewise,
+    ScriptedComposite,
     ScriptedRetention,
 )
 

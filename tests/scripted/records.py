@@ -83,8 +83,8 @@ class RecordsPlatform(Platform):
             else:
                 records[key] = {**records.get(key, {}), **row["values"]}
         if body["op"] == "replace" and batch["last"]:
-            self.records[sync] = self._staged.pop(place)
-        note = {"rows": len(body["rows"]), "object": body["object"]}
+            self.records[sync] = dict(records)  # what was staged stays: the last batch may arrive twice
+        note = {"rows": len(body["rows"]), "object": body["object"], "refused": len(refused)}
         return Answer(200, {"refused": refused}, note=note)
 
     def fail(self, fault: Wanted, request: Request) -> Answer:
@@ -125,7 +125,9 @@ class Records(RecordDestination):
 
     def fault(self, call: Call, reply: Reply) -> Fault | None:
         if reply.status == 200:
-            return None
+            if isinstance(reply.json, dict):
+                return None
+            return Fault(UnknownError("records: no readable answer", code="200"), retry=True)
         code = str(reply.status)
         if reply.status >= 500:
             return Fault(UnknownError("records: server error", code=code), retry=True)

@@ -56,7 +56,8 @@ _PATH = re.compile(r"/([a-z_]+)/(?:(token)|v1/(lists|jobs)(?:/([a-z0-9-]+)(?:/(m
 class Shape:
     """What one variant of the platform does differently.
 
-    dedup     set: repeating a batch does no harm; id: only with the header Dedup-Id; none: it is applied twice
+    dedup      set: repeating a batch does no harm; id: only with the header Dedup-Id; none: it is applied twice
+    composite  phone and external_id are one match key, `pair`; a row with one of them alone is malformed
     """
 
     row: Literal["keyed", "positional", "single"] = "keyed"
@@ -66,6 +67,7 @@ class Shape:
     oauth: bool = False
     born: bool = False
     sweeps: bool = False
+    composite: bool = False
     retention_days: int | None = None
     forgets: Mapping[str, int] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ SHAPES: dict[str, Shape] = {
     "scripted_born": Shape(born=True),
     "scripted_sweep": Shape(asynchronous=True, sweeps=True),
     "scripted_piecewise": Shape(asynchronous=True, row="single"),
+    "scripted_composite": Shape(composite=True),
     "scripted_retention": Shape(retention_days=30, forgets={"external_id": 10}),
 }
 
@@ -104,7 +107,7 @@ class ScriptedPlatform(Platform):
     """All shapes in one server; an audience belongs to the shape under which it was made."""
 
     name = "scripted-platform"
-    codec = Codec({"email": True, "phone": True, "maid": False, "external_id": False})
+    codec = Codec({"email": True, "phone": True, "maid": False, "external_id": False, "pair": False})
     defaults: ClassVar[Mapping[str, Any]] = {
         "finish_after_polls": 1,
         "stagger": 1,
@@ -338,26 +341,28 @@ class ScriptedPlatform(Platform):
         rows = body["rows"]
         if not (0 if body["op"] == "replace" else 1) <= len(rows) <= MAX_ROWS:
             raise Refusal(_error(400, "row_count"))
-        if not set(body["fields"]) <= self.codec.codes.keys():
+        if not set(body["fields"]) <= self.codec.codes.keys() - {"pair"}:
             raise Refusal(_error(400, "fields"))
         read = [_pairs(row, shape.row, body["fields"]) for row in rows]
         if shape.row == "single" and len({row[0][0] for row in read if row}) > 1:
             raise Refusal(_error(400, "mixed_types"))
         for pairs in read:
-            if not pairs or not all(self._is_valid(*pair) for pair in pairs):
+            halved = shape.composite and len({"phone", "external_id"} & {name for name, _ in pairs}) == 1
+            if not pairs or halved or not all(self._is_valid(*pair) for pair in pairs):
                 self.violation(f"{body['op']}: a malformed row")
                 raise Refusal(_error(400, "bad_row"))
         return read
 
     def _is_valid(self, name: str, value: Any) -> bool:
-        if name not in self.codec.codes or not isinstance(value, str):
+        if name not in self.codec.codes or name == "pair" or not isinstance(value, str):
             return False
         hashed = name in ("email", "phone")
         return bool(_DIGEST(value)) if hashed else value == value.strip() != ""
 
     def _check_size(self, audience: Audience, body: Mapping[str, Any], rows: list[list[tuple[str, str]]]) -> None:
         minimum = self.policy["minimum_members"] if body["op"] == "remove" else 0
-        leaving = audience.members.leaving([self._keys(row) for row in rows]) if minimum else 0
+        shape = SHAPES[audience.account]
+        leaving = audience.members.leaving([self._keys(row, shape) for row in rows]) if minimum else 0
         if leaving and audience.members.count - leaving < minimum:
             raise Refusal(_error(400, "too_small"))
 
@@ -368,11 +373,11 @@ class ScriptedPlatform(Platform):
         target, change = self._target(audience, body)
         refused = []
         for index, row in enumerate(self._rows(body, shape)):
-            code = "injected" if index < skip else self._refusal(row)
+            code = "injected" if index < skip else self._refusal(row, shape)
             if code is not None:
                 refused.append({"index": index, "code": code})
             else:
-                change(self._keys(row), self.clock.today())
+                change(self._keys(row, shape), self.clock.today())
         if body["op"] == "replace":
             self._finish_replace(audience, target, batch)
         return refused
@@ -387,14 +392,15 @@ class ScriptedPlatform(Platform):
             return
         job.refused = self._apply(job.audience, job.body, shape)
         if job.body["op"] == "add":
-            keys = [key for row in self._rows(job.body, shape) for key in self._keys(row)]
+            keys = [key for row in self._rows(job.body, shape) for key in self._keys(row, shape)]
             self.put_in |= {(job.audience.id, key): job.made for key in keys}
 
-    def _refusal(self, row: list[tuple[str, str]]) -> str | None:
-        return next((self.policy["refuse"][value] for _, value in row if value in self.policy["refuse"]), None)
+    def _refusal(self, row: list[tuple[str, str]], shape: Shape) -> str | None:
+        refused = self.policy["refuse"]
+        return next((refused[value] for _, value in _match_keys(row, shape) if value in refused), None)
 
-    def _keys(self, row: list[tuple[str, str]]) -> list[Key]:
-        return [self.codec.encode(*pair) for pair in row]
+    def _keys(self, row: list[tuple[str, str]], shape: Shape) -> list[Key]:
+        return [self.codec.encode(*pair) for pair in _match_keys(row, shape)]
 
     def _target(self, audience: Audience, body: Mapping[str, Any]) -> tuple[Members, Callable[[list[Key], int], Any]]:
         if body["op"] != "replace":
@@ -482,6 +488,15 @@ def _pairs(row: Any, form: str, fields: list[str]) -> list[tuple[str, str]]:
     if form == "keyed" and isinstance(row, dict):
         return list(row.items())
     return []
+
+
+def _match_keys(row: list[tuple[str, str]], shape: Shape) -> list[tuple[str, str]]:
+    """What of a row the platform finds a person by."""
+    found = dict(row)
+    if not shape.composite or "phone" not in found:
+        return row
+    pair = f"{found.pop('phone')}+{found.pop('external_id')}"
+    return [*found.items(), ("pair", pair)]
 
 
 def _carries(own: str, mark: str | None) -> bool:

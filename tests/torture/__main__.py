@@ -12,7 +12,7 @@ import os
 import random
 from pathlib import Path
 
-from tests.properties.history import SHAPES
+from tests.properties.history import EVERY_SHAPE
 from tests.torture import report, runner
 from tests.torture.kills import KILLS_A_ROUND, KINDS
 
@@ -33,7 +33,7 @@ def main() -> int:
     again.add_argument("kind", choices=["history", *sorted({kind for kind, _, _ in KINDS})])
     again.add_argument("warehouse", choices=["duckdb", "postgres"])
     again.add_argument("seed", type=int)
-    again.add_argument("shape", choices=SHAPES, nargs="?", default=SHAPES[0])
+    again.add_argument("shape", choices=EVERY_SHAPE, nargs="?", default=EVERY_SHAPE[0])
     told = commands.add_parser("report", help="print what results files say; write docs/torture.json with --write")
     told.add_argument("results", type=Path, nargs="+")
     told.add_argument("--write", action="store_true")

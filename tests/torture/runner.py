@@ -22,7 +22,8 @@ from typing import Any
 
 from tests.postgres import PostgresServer, running_server
 from tests.projects import DuckDBWarehouse, PostgresWarehouse, Warehouse
-from tests.properties.history import LONG, SHAPES, Mismatch, quickly, replay, run
+from tests.properties.history import EVERY_SHAPE, LONG, quickly, replay, run
+from tests.properties.outcome import Mismatch
 from tests.torture import kills
 
 # Of so many histories on DuckDB one closes the file after every session, as users' runs do.
@@ -65,7 +66,7 @@ def jobs(wanted: Wanted) -> Iterator[Job]:
             while done[kind, warehouse] < -(-count * turn // total):
                 number = done[kind, warehouse]
                 done[kind, warehouse] += 1
-                yield Job(kind, warehouse, wanted.seed + number, SHAPES[number % len(SHAPES)])
+                yield Job(kind, warehouse, wanted.seed + number, EVERY_SHAPE[number % len(EVERY_SHAPE)])
 
 
 def play(wanted: Wanted, results: Path, workers: int) -> list[dict[str, Any]]:
