@@ -28,7 +28,7 @@ from dbt_segments.validate import check_acceptances
 from dbt_segments.values import Registry, Sync
 from dbt_segments.warehouse import Profile, Session, Warehouse, close_dbts_own, load_profile, quote
 
-# A run holds a DuckDB file for moments only; dbt may hold it for longer, and then a reader says so.
+# A run lets go of a DuckDB file every second or so; dbt may hold it for longer, and then a reader says so.
 READ_TIMEOUT_S = 20.0
 
 

@@ -27,8 +27,9 @@ from dbt_segments.errors import LockedError, SegmentsError, SettingsError, State
 SUPPORTED = ("duckdb", "postgres")
 TEXT = "varchar"
 _VIEW_WAIT_S = 3
-# A connection that rested for longer may have been ended by the server meanwhile.
-_RESTS_S = 5.0
+# A connection that is older is given up between two sessions: who waits for a DuckDB file gets it before a run of many
+# syncs has ended, and no server has ended it meanwhile.
+_KEPT_S = 0.25
 
 
 def quote(name: str) -> str:
@@ -152,6 +153,7 @@ class Warehouse:
         self.kind = profile.kind
         self._wait = wait or (lambda message: None)
         self._mutex = threading.Lock()
+        self._closing = threading.Lock()
         self._rests = False
         self._away = 0
         self._rested: tuple[Any, float] | None = None
@@ -164,8 +166,7 @@ class Warehouse:
 
         Raises LockedError when the file stays locked, WarehouseError when there is no connection.
         """
-        connection = self._awake() or self._connect(lock_timeout_s)
-        session: Session = (_DuckDB if self.kind == "duckdb" else _Postgres)(self.profile, connection.handle)
+        session, connection, opened = self._begin(lock_timeout_s)
         unharmed = False
         try:
             yield session
@@ -173,8 +174,25 @@ class Warehouse:
         finally:
             with contextlib.suppress(Exception):
                 session.close()
-            if not (unharmed and self._put_to_rest(connection)):
+            if not (unharmed and self._put_to_rest(connection, opened)):
                 self._disconnect(connection)
+
+    def _begin(self, lock_timeout_s: float) -> tuple[Session, Any, float]:
+        """A session, its connection, and when that was opened: the one that rests, where it still answers."""
+        kind = _DuckDB if self.kind == "duckdb" else _Postgres
+        rested = self._awake()
+        if rested is not None:
+            connection, opened = rested
+            try:
+                return kind(self.profile, connection.handle), connection, opened
+            except Exception:  # the server has ended it meanwhile
+                self._disconnect(connection)
+        connection, opened = self._connect(lock_timeout_s), time.monotonic()
+        try:
+            return kind(self.profile, connection.handle), connection, opened
+        except BaseException:
+            self._disconnect(connection)
+            raise
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
@@ -202,30 +220,30 @@ class Warehouse:
             with self._mutex:
                 self._away -= 1
 
-    def _awake(self) -> Any:
-        """The connection that rests, if it still can be used."""
+    def _awake(self) -> tuple[Any, float] | None:
+        """The connection that rests and when it was opened, if it may be kept for longer."""
         with self._mutex:
             rested, self._rested = self._rested, None
-        if rested is None:
-            return None
-        connection, since = rested
-        if time.monotonic() - since < _RESTS_S:
-            return connection
-        self._disconnect(connection)
+        if rested is None or time.monotonic() - rested[1] < _KEPT_S:
+            return rested
+        self._disconnect(rested[0])
         return None
 
-    def _put_to_rest(self, connection: Any) -> bool:
+    def _put_to_rest(self, connection: Any, opened: float) -> bool:
         with self._mutex:
-            if not self._rests or self._away or self._rested is not None:
+            kept = time.monotonic() - opened < _KEPT_S
+            if not self._rests or self._away or self._rested is not None or not kept:
                 return False
-            self._rested = (connection, time.monotonic())
+            self._rested = (connection, opened)
             return True
 
     def _let_go(self) -> None:
-        with self._mutex:
-            rested, self._rested = self._rested, None
-        if rested is not None:
-            self._disconnect(rested[0])
+        """Close the connection that rests; returns when it is closed, whoever closes it."""
+        with self._closing:
+            with self._mutex:
+                rested, self._rested = self._rested, None
+            if rested is not None:
+                self._disconnect(rested[0])
 
     def _connect(self, lock_timeout_s: float) -> Any:
         from dbt.adapters.contracts.connection import Connection, ConnectionState
@@ -525,6 +543,9 @@ class _DuckDB(Session):
         )
         return [(name, int(estimated), None) for name, estimated in rows]
 
+    def close(self) -> None:
+        del self._cursor  # it is the connection's; a session that has ended must not speak through it
+
 
 def _copy_stream(stream: _Stream, target: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
     casts = ", ".join(f"cast({quote(name)} as {kind}) as {quote(name)}" for name, kind in columns.items())
@@ -541,12 +562,17 @@ class _Postgres(Session):
     now = "cast(clock_timestamp() at time zone 'UTC' as timestamp)"
 
     def __init__(self, profile: Profile, handle: Any) -> None:
+        import psycopg2
+
         super().__init__(profile)
-        handle.autocommit = True
-        self._cursor = handle.cursor()
+        try:
+            handle.autocommit = True
+            self._cursor = handle.cursor()
+        except psycopg2.Error as error:
+            raise _failure("PostgreSQL", error) from None
         # How these are written must not depend on whose session it is; psycopg2 sees to dates itself.
         for setting in ("extra_float_digits = 1", "intervalstyle = 'postgres'", "bytea_output = 'hex'"):
-            self._cursor.execute(f"set {setting}")
+            self._run(f"set {setting}", ())
 
     def _run(self, sql: str, parameters: Sequence[Any]) -> Any:
         import psycopg2

@@ -114,11 +114,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if both or further or in_depth or place.startswith(_LONG):
             item.add_marker("slow")
         seen.add((item.path, name))
-    part, _, parts = (config.getoption("--in-turn") or "1/1").partition("/")
+    part, parts = _in_turn(config.getoption("--in-turn") or "1/1")
     waiting = [item for item in items if item.get_closest_marker("slow") and not _place(item).startswith(_EVERY_TIME)]
-    passed_over = {item for number, item in enumerate(waiting) if number % int(parts) != int(part) - 1}
+    passed_over = {item for number, item in enumerate(waiting) if number % parts != part - 1}
     items[:] = [item for item in items if item not in passed_over]
     config.hook.pytest_deselected(items=list(passed_over))
+
+
+def _in_turn(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise pytest.UsageError(f"--in-turn {text}: K/N is needed, with 1 <= K <= N")
+    return int(part), int(parts)
 
 
 def _place(item: pytest.Item) -> str:

@@ -15,7 +15,7 @@ import pytest
 from dbt_segments import warehouse as warehouses
 from dbt_segments.destinations.base import Limits
 from dbt_segments.send import Sender
-from tests.projects import DuckDBWarehouse
+from tests.projects import DuckDBWarehouse, PostgresWarehouse, make_project
 from tests.scripted.destination import Scripted, registered
 from tests.scripted.server import serve_scripted
 from tests.test_cadence_engine import MORNING, Clock
@@ -36,7 +36,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def world(tmp_path: Path, duckdb_warehouse: DuckDBWarehouse, clock: Clock) -> Iterator[World]:
     """Forty members at a platform that answers at once, and at one that makes jobs, in batches of ten."""
     limits = Limits(members=10, concurrency=3)
-    with mock.patch.object(Scripted, "limits", limits), registered(), serve_scripted() as serving:
+    kept = mock.patch.object(warehouses, "_KEPT_S", 60.0)  # what these tests find does not hang on a slow machine
+    with kept, mock.patch.object(Scripted, "limits", limits), registered(), serve_scripted() as serving:
         made = make_world(tmp_path / "shop", duckdb_warehouse, serving)
         kinds = {"acme": "scripted", "slow": "scripted_async"}
         made.connections = {name: {"type": kind, "base_url": serving.url} for name, kind in kinds.items()}
@@ -52,11 +53,7 @@ def is_open(path: Path) -> bool:
 
 
 class Watch:
-    """Requests go out once the file is free; `held` are those for which it never was.
-
-    With several writers one of them may note an outcome in the moment in which another one's request begins, so a
-    request waits for the file as another program would.
-    """
+    """Looks at the file in the moment in which a request begins; `held` are those that found it open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -66,12 +63,8 @@ class Watch:
 
     def __call__(self, sender: Sender, method: str, url: str, *rest: object) -> object:
         self.requests += 1
-        until = time.monotonic() + 2
-        while is_open(self.path):
-            if time.monotonic() > until:
-                self.held.append(f"{method} {url}")
-                break
-            time.sleep(0.001)
+        if is_open(self.path):
+            self.held.append(f"{method} {url}")
         return self._http(sender, method, url, *rest)  # type: ignore[arg-type]
 
 
@@ -81,9 +74,19 @@ def watched(world: World) -> Watch:
 
 
 def test_every_request_of_a_run_leaves_the_file_free(world: World, clock: Clock) -> None:
-    """Audiences made, members put in and taken out, jobs and sizes asked for: the file is free in each request."""
+    """Audiences made, members put in and taken out, jobs and sizes asked for: the file is free in each request.
+
+    Several writers begin at once, and to close a file may take its time.
+    """
     watch = watched(world)
-    with mock.patch.object(Sender, "_http", lambda sender, *args: watch(sender, *args)):
+    closing = warehouses.Warehouse._disconnect
+
+    def close_slowly(one: warehouses.Warehouse, connection: object) -> None:
+        time.sleep(0.1)
+        closing(one, connection)
+
+    slowly = mock.patch.object(warehouses.Warehouse, "_disconnect", close_slowly)
+    with slowly, mock.patch.object(Sender, "_http", lambda sender, *args: watch(sender, *args)):
         assert {one.status for one in world.run().syncs} == {"success"}
         first = watch.requests
         world.segment(range(5, 51))
@@ -181,12 +184,43 @@ def test_a_session_that_is_open_when_somebody_leaves_does_not_rest(world: World)
             assert can_open(world.project)
 
 
-def test_a_connection_that_rested_for_long_is_not_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server may have ended it meanwhile."""
-    monkeypatch.setattr(warehouses, "_RESTS_S", 0.0)
+@pytest.mark.parametrize("where", ["in a session", "at rest"])
+def test_a_connection_is_not_kept_for_long(world: World, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """A run of many syncs without any request lets others have the file in between."""
     opened = access(world.project)
     with opened.resting():
         with opened.session() as session:
             session.execute("create temp table mark as select 1 as one")
+            if where == "in a session":
+                monkeypatch.setattr(warehouses, "_KEPT_S", 0.0)
+        assert can_open(world.project) is (where == "in a session")
+        monkeypatch.setattr(warehouses, "_KEPT_S", 0.0)
         with opened.session() as session:
             assert session.value("select count(*) from duckdb_tables() where table_name = 'mark'") == 0
+
+
+@pytest.mark.postgres
+def test_a_connection_that_ended_while_it_rested_is_opened_anew(
+    tmp_path: Path, postgres_warehouse: PostgresWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may end it at any time; the next session does not know of it."""
+    monkeypatch.setattr(warehouses, "_KEPT_S", 60.0)
+    opened = access(make_project(tmp_path / "shop", postgres_warehouse, {}))
+    pids = []
+    with opened.resting():
+        for ends in (False, True, False):
+            with opened.session() as session:
+                pids.append(session.value("select pg_backend_pid()"))
+            if ends:
+                assert postgres_warehouse.sql(f"select pg_terminate_backend({pids[-1]}, 5000)") == [(True,)]
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_session_that_has_ended_says_nothing_more(world: World) -> None:
+    """Also where its connection is kept for the next one."""
+    opened = access(world.project)
+    with opened.resting():
+        with opened.session() as session:
+            pass
+        with pytest.raises(AttributeError):
+            session.value("select 1")

@@ -114,6 +114,8 @@ def test_figures_are_sums() -> None:
         "| new value | 6 |",
     ):
         assert line in text
+    of_each = report.figures([{**history, "shape": shape} for shape in EVERY_SHAPE])
+    assert of_each["histories"]["postgres"] == dict.fromkeys(EVERY_SHAPE, 1) and report.text(of_each)
     with pytest.raises(ValueError, match="gremlin"):
         report.figures([{**history, "met": {"gremlin": 1}}])
 

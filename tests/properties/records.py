@@ -179,7 +179,7 @@ class RecordHistory:
             self.suppressed.discard(key)
         options: dict[str, Any] = {"full": True} if self.unsure else {}
         if self.strict:
-            options["allow_removals"] = (self.name,)
+            options |= {"allow_removals": (self.name,), "lift_refusals": (self.name,)}
         self._sync(**options)
         self.played.mends = 1
         self.compare("after a sync without faults")

@@ -347,19 +347,19 @@ CHANGES = (
 
 def is_asynchronous(shape: str) -> bool:
     """Whether batches become jobs."""
-    return shape != "meta" and TRAITS[shape].asynchronous
+    return shape in TRAITS and TRAITS[shape].asynchronous
 
 
 def is_composite(shape: str) -> bool:
     """Whether phone and external id are one match unit together."""
-    return shape != "meta" and TRAITS[shape].composite
+    return shape in TRAITS and TRAITS[shape].composite
 
 
 def forgets(shape: str) -> Collection[str]:
     """Kinds of identifiers that the platform forgets before it forgets the person."""
-    return () if shape == "meta" else TRAITS[shape].forgets
+    return TRAITS[shape].forgets if shape in TRAITS else ()
 
 
 def sweeps(shape: str) -> bool:
     """Whether it is replaced in two steps, the second of which takes out whom others put in."""
-    return shape != "meta" and TRAITS[shape].sweeps
+    return shape in TRAITS and TRAITS[shape].sweeps

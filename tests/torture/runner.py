@@ -77,7 +77,8 @@ def play(wanted: Wanted, results: Path, workers: int) -> list[dict[str, Any]]:
     todo = [one for one in jobs(wanted) if (one.kind, one.warehouse, one.seed, one.shape) not in known]
     context = multiprocessing.get_context("spawn")
     # The folder is this process's: dbt's own processes clear theirs away in it when a worker ends.
-    with _server(todo) as port, tempfile.TemporaryDirectory(prefix="torture-", dir=_fast()) as scratch:
+    scratches = tempfile.TemporaryDirectory(prefix="torture-", dir=_fast(), ignore_cleanup_errors=True)
+    with _server(todo) as port, scratches as scratch:
         deadline = time.monotonic() + wanted.seconds
         processes = [
             context.Process(
